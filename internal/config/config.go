@@ -1,0 +1,223 @@
+// Package config reads walpost's settings from flags, environment variables
+// and a YAML file, in this order of precedence, over defaults.
+//
+// One table, in settings.go, says what settings there are. Names of flags and
+// variables, the file's keys, defaults, checks, the example file and the
+// README's table all come from it.
+package config
+
+import (
+	"log/slog"
+	"time"
+)
+
+// Config is what the program runs with, as [Load] made and checked it.
+type Config struct {
+	Postgres   Postgres
+	Outbox     Outbox
+	Kafka      Kafka
+	Delivery   Delivery
+	Checkpoint Checkpoint
+	Admin      Admin
+	Log        Log
+
+	effective Effective
+}
+
+// Postgres says where the events come from.
+type Postgres struct {
+	// DSN is the connection string, as written or as read from DSNFile.
+	// Empty means libpq's PG* variables. Connect with ConnString, which adds
+	// Password.
+	DSN     Secret
+	DSNFile string
+
+	// Password is what PasswordFile held, or empty.
+	Password     Secret
+	PasswordFile string
+
+	Publication    string
+	Slot           string
+	CreateSlot     bool
+	Failover       Failover
+	StatusInterval time.Duration
+	WaitForSlot    bool
+}
+
+// Failover says whether a slot is created as a failover slot.
+type Failover string
+
+// The values of [Failover].
+const (
+	FailoverAuto Failover = "auto" // where the server can
+	FailoverOn   Failover = "true"
+	FailoverOff  Failover = "false"
+)
+
+// Outbox says how a row becomes a record.
+type Outbox struct {
+	Tables []Table // at least one, none twice
+
+	ID, Key, Route, Payload string // columns
+
+	// Timestamp is the column of the record's time. Empty means the time of
+	// the commit.
+	Timestamp string
+
+	// Place holds column:header[:alias] or column:partition.
+	Place []string
+
+	// Topic and RouteRegex have the syntax of Java, which the router reads.
+	Topic, RouteRegex string
+
+	PositionHeaders bool
+}
+
+// Kafka says where the events go.
+type Kafka struct {
+	Brokers     []string // host or host:port, at least one
+	Compression Compression
+	Linger      time.Duration // zero: send at once
+
+	// MaxMessageBytes is the largest record batch. Zero means what the topic
+	// allows.
+	MaxMessageBytes Bytes
+
+	CreateTopics      bool
+	Partitions        int // of created topics; zero: the broker's default
+	ReplicationFactor int // of created topics; zero: the broker's default
+
+	TLS  TLS
+	SASL SASL
+}
+
+// Compression is a codec for record batches.
+type Compression string
+
+// The codecs.
+const (
+	CompressionNone   Compression = "none"
+	CompressionGzip   Compression = "gzip"
+	CompressionSnappy Compression = "snappy"
+	CompressionLZ4    Compression = "lz4"
+	CompressionZstd   Compression = "zstd"
+)
+
+// TLS says how the connection to Kafka is encrypted.
+type TLS struct {
+	Enabled bool
+
+	// CAFile is a PEM file. Empty means the system's certificates.
+	CAFile string
+
+	// CertFile and KeyFile are the client's certificate; both or neither.
+	CertFile, KeyFile string
+
+	// ServerName is the name to expect in the broker's certificate. Empty
+	// means its host name.
+	ServerName string
+
+	InsecureSkipVerify bool
+}
+
+// SASL says who we are to Kafka.
+type SASL struct {
+	// Mechanism is empty for no authentication.
+	Mechanism Mechanism
+
+	// Username and Password belong to PLAIN and SCRAM. Password may have been
+	// read from PasswordFile.
+	Username     string
+	Password     Secret
+	PasswordFile string
+
+	// Token or TokenFile, never both, belongs to OAUTHBEARER. The file could
+	// be read when the configuration was; it is to be read again for each
+	// connection, since tokens expire and are replaced there.
+	Token     Secret
+	TokenFile string
+}
+
+// Mechanism is a SASL mechanism.
+type Mechanism string
+
+// The mechanisms.
+const (
+	MechanismPlain       Mechanism = "PLAIN"
+	MechanismScramSHA256 Mechanism = "SCRAM-SHA-256"
+	MechanismScramSHA512 Mechanism = "SCRAM-SHA-512"
+	MechanismOAuthBearer Mechanism = "OAUTHBEARER"
+	MechanismAWSMSKIAM   Mechanism = "AWS_MSK_IAM"
+)
+
+// Delivery says what is promised and what it may cost.
+type Delivery struct {
+	Guarantee            Guarantee
+	MaxInFlightBytes     Bytes
+	MaxUnconfirmedEvents int
+	MaxTxMemory          Bytes
+
+	// SpillDir is an existing folder. Empty means the system's folder for
+	// temporary files.
+	SpillDir string
+
+	Poison       Poison
+	Retry        Retry
+	DrainTimeout time.Duration
+}
+
+// Guarantee is how often an event may arrive.
+type Guarantee string
+
+// AtLeastOnce repeats events only after a crash, a take-over or a stop whose
+// drain ran out.
+const AtLeastOnce Guarantee = "at-least-once"
+
+// Poison says what becomes of a row that can never be published.
+type Poison string
+
+// PoisonStop ends the stream at such a row.
+const PoisonStop Poison = "stop"
+
+// Retry is the back-off of reconnects. Initial is never longer than Max.
+type Retry struct {
+	Initial, Max time.Duration
+}
+
+// Checkpoint says where the position is saved.
+type Checkpoint struct {
+	Store    Store
+	File     string // path, for StoreFile and only then
+	Interval time.Duration
+}
+
+// Store is a kind of checkpoint store.
+type Store string
+
+// The stores.
+const (
+	StorePostgres Store = "postgres"
+	StoreSlot     Store = "slot"
+	StoreFile     Store = "file"
+)
+
+// Admin says how the service is watched.
+type Admin struct {
+	Listen string // host:port; empty: off
+	MaxLag time.Duration
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  slog.Level
+	Format LogFormat
+}
+
+// LogFormat is how a log line is written.
+type LogFormat string
+
+// The formats.
+const (
+	LogText LogFormat = "text"
+	LogJSON LogFormat = "json"
+)

@@ -1,0 +1,87 @@
+package config
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/knadh/koanf/providers/env/v2"
+	"github.com/spf13/pflag"
+)
+
+const (
+	envPrefix     = "WALPOST_"
+	envFile       = envPrefix + "CONFIG"
+	envTestPrefix = envPrefix + "TEST_"
+)
+
+// kubernetesVariable matches what Kubernetes puts into every container for
+// services whose name begins with walpost.
+// https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+var kubernetesVariable = regexp.MustCompile(`^WALPOST_(?:[A-Z0-9_]+_)?(?:` +
+	`SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$`)
+
+func (l *loader) loadEnvironment(environ []string) {
+	keys := make(map[string]string, len(settings))
+	for i := range settings {
+		keys[settings[i].env()] = settings[i].Key
+	}
+	var unknown []string
+	l.add(env.Provider(".", env.Opt{
+		Prefix:      envPrefix,
+		EnvironFunc: func() []string { return environ },
+		TransformFunc: func(name, text string) (string, any) {
+			key := keys[name]
+			switch {
+			case key != "":
+				l.origins[key] = origin{source: SourceEnvironment, name: name}
+			case !foreignVariable(name):
+				unknown = append(unknown, name)
+			}
+			return key, text
+		},
+	}))
+	slices.Sort(unknown)
+	for _, name := range slices.Compact(unknown) {
+		l.problems = append(l.problems, unknownVariable(name))
+	}
+}
+
+// foreignVariable reports whether name is a variable that is not a setting for
+// good reason.
+func foreignVariable(name string) bool {
+	return name == envFile || strings.HasPrefix(name, envTestPrefix) || kubernetesVariable.MatchString(name)
+}
+
+func unknownVariable(name string) Problem {
+	p := Problem{Key: name, Text: "unknown environment variable"}
+	var near string
+	names := make([]string, len(settings))
+	for i := range settings {
+		s := &settings[i]
+		names[i] = s.env()
+		if s.Short != "" && name == envPrefix+strings.ToUpper(s.Short) {
+			near = s.env()
+		}
+	}
+	if near = cmp.Or(near, nearest(name, names, "_")); near != "" {
+		p.Hint = "did you mean " + near + "?"
+	}
+	return p
+}
+
+// configFile returns the path of the file and where the user named it.
+func configFile(flags *pflag.FlagSet, environ []string) (path, named string) {
+	if flags != nil {
+		if f := flags.Lookup(fileFlag); f != nil && f.Changed {
+			return f.Value.String(), "--" + fileFlag
+		}
+	}
+	for _, variable := range environ {
+		if name, value, _ := strings.Cut(variable, "="); name == envFile {
+			path = value
+		}
+	}
+	return path, envFile
+}

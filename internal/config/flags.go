@@ -1,0 +1,105 @@
+package config
+
+import (
+	"errors"
+
+	"github.com/knadh/koanf/providers/posflag"
+	"github.com/spf13/pflag"
+)
+
+const fileFlag = "config"
+
+// AddFlags adds a flag for each setting, the short forms, and --config. They
+// take any text: [Load] checks it, to report all problems at once.
+func AddFlags(flags *pflag.FlagSet) {
+	flags.String(fileFlag, "", "YAML `file` with the configuration")
+	for i := range settings {
+		s := &settings[i]
+		s.addFlag(flags, s.Key, s.usage())
+		if s.Short != "" {
+			s.addFlag(flags, s.Short, "Short for --"+s.Key+".")
+		}
+	}
+}
+
+func (s *setting) addFlag(flags *pflag.FlagSet, name, usage string) {
+	f := flags.VarPF(&flagValue{setting: s, text: s.Default}, name, "", usage)
+	if s.kind == kindBool {
+		f.NoOptDefVal = "true"
+	}
+}
+
+func (s *setting) usage() string {
+	if s.Means == "" {
+		return s.describe()
+	}
+	return s.describe() + " Default: " + s.Means + "."
+}
+
+// flagValue is the text of a flag. A list's flag may be repeated.
+type flagValue struct {
+	setting *setting
+	text    string
+	set     bool
+}
+
+// String implements [pflag.Value].
+func (v *flagValue) String() string { return v.text }
+
+// Set implements [pflag.Value].
+func (v *flagValue) Set(text string) error {
+	if v.set && v.setting.kind == kindList {
+		text = v.text + "," + text
+	}
+	v.text, v.set = text, true
+	return nil
+}
+
+// Type implements [pflag.Value].
+func (v *flagValue) Type() string {
+	if v.setting.kind == kindSecret {
+		return string(kindText)
+	}
+	return string(v.setting.kind)
+}
+
+func (l *loader) loadFlags(flags *pflag.FlagSet) {
+	if flags == nil {
+		return
+	}
+	given := map[string]string{} // the flag by its key
+	flags.Visit(func(f *pflag.Flag) {
+		v, ok := f.Value.(*flagValue)
+		if !ok {
+			return
+		}
+		key := v.setting.Key
+		l.origins[key] = origin{source: SourceFlag, name: "--" + f.Name}
+		if other := given[key]; other != "" {
+			l.refuse(key, "means the same as --"+other, "use one of the two")
+		}
+		given[key] = f.Name
+	})
+	l.add(posflag.ProviderWithFlag(flags, ".", nil, func(f *pflag.Flag) (string, any) {
+		if v, ok := f.Value.(*flagValue); ok {
+			return v.setting.Key, v.text
+		}
+		return "", nil
+	}))
+}
+
+// FlagError returns an [*Error] for an error of the flags' parser, with the
+// nearest flag as a hint if it is an unknown one.
+func FlagError(flags *pflag.FlagSet, err error) error {
+	var unknown *pflag.NotExistError
+	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
+		return &Error{[]Problem{{Text: err.Error()}}}
+	}
+	var names []string
+	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	p := Problem{Key: "--" + unknown.GetSpecifiedName(), Text: "unknown flag"}
+	if near := nearest(unknown.GetSpecifiedName(), names, "."); near != "" {
+		p.Hint = "did you mean --" + near + "?"
+	}
+	return &Error{[]Problem{p}}
+}

@@ -1,0 +1,122 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/knadh/koanf/providers/confmap"
+	"github.com/knadh/koanf/v2"
+	"github.com/spf13/pflag"
+)
+
+// Source says where a value comes from.
+type Source string
+
+// The sources.
+const (
+	SourceDefault     Source = "default"
+	SourceFile        Source = "file"
+	SourceEnvironment Source = "environment"
+	SourceFlag        Source = "flag"
+)
+
+// origin is where a value was written.
+type origin struct {
+	source Source
+	name   string // what the user wrote
+	where  string // file and line
+}
+
+// Load reads the configuration from the flags that [AddFlags] added to flags,
+// which are parsed by now, from the variables in environ, which are of the form
+// name=value, and from the file that one of them names. Flags may be nil.
+//
+// Text that is set but empty counts as set; a null in the file does not.
+// Variables that begin with WALPOST_TEST_, and those that Kubernetes sets for
+// services, are left alone.
+//
+// The error is an [*Error] with all problems. Load opens the files that the
+// configuration names, and nothing else: no server is asked.
+func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
+	l := &loader{values: koanf.New("."), origins: map[string]origin{}, bad: map[string]bool{}}
+	l.loadDefaults()
+	l.loadFile(configFile(flags, environ))
+	l.loadEnvironment(environ)
+	l.loadFlags(flags)
+
+	var c Config
+	l.fill(&c)
+	l.secrets(&c)
+	l.check(&c)
+	if len(l.problems) > 0 {
+		return Config{}, &Error{l.problems}
+	}
+	return c, nil
+}
+
+// loader collects values and what is wrong with them.
+type loader struct {
+	values   *koanf.Koanf      // text by key
+	origins  map[string]origin // by key; none for defaults
+	bad      map[string]bool   // keys with a problem
+	problems []Problem
+}
+
+func (l *loader) loadDefaults() {
+	values := make(map[string]any, len(settings))
+	for i := range settings {
+		values[settings[i].Key] = settings[i].Default
+	}
+	l.add(confmap.Provider(values, "."))
+}
+
+// add puts a layer over those before it.
+func (l *loader) add(p koanf.Provider) {
+	if err := l.values.Load(p, nil); err != nil {
+		l.problems = append(l.problems, Problem{Text: fmt.Sprintf("load configuration: %v", err)})
+	}
+}
+
+// fill stores the values in c.
+func (l *loader) fill(c *Config) {
+	for i := range settings {
+		s := &settings[i]
+		text := l.values.String(s.Key)
+		l.refuseInvalid(s.Key, s.store(c, text))
+		c.effective = append(c.effective, Value{
+			Key:     s.Key,
+			Text:    s.masked(text),
+			Source:  l.origin(s.Key).source,
+			setting: s,
+		})
+	}
+}
+
+// refuse notes a problem with the value of a key, under the name that the user
+// gave it.
+func (l *loader) refuse(key, text, hint string) {
+	o := l.origin(key)
+	l.bad[key] = true
+	l.problems = append(l.problems, Problem{Key: o.name, Where: o.where, Text: text, Hint: hint})
+}
+
+// refuseInvalid notes err, if any, and its hint.
+func (l *loader) refuseInvalid(key string, err error) {
+	var invalid *invalidError
+	switch {
+	case errors.As(err, &invalid):
+		l.refuse(key, invalid.text, invalid.hint)
+	case err != nil:
+		l.refuse(key, err.Error(), "")
+	}
+}
+
+func (l *loader) origin(key string) origin {
+	if o, ok := l.origins[key]; ok {
+		return o
+	}
+	return origin{source: SourceDefault, name: key}
+}
+
+// name returns what the user wrote for key.
+func (l *loader) name(key string) string { return l.origin(key).name }

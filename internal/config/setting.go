@@ -1,0 +1,78 @@
+package config
+
+import (
+	"slices"
+	"strings"
+)
+
+// setting is one line of the table.
+type setting struct {
+	Key     string
+	Short   string // the flag's short form, if it has one
+	Default string // as a user would write it
+	Means   string // what the default stands for, if it does not say so itself
+	Help    string // what it is, in sentences
+	field
+}
+
+// field is how a value gets into a Config.
+type field struct {
+	kind    kind
+	choices []string
+	store   func(c *Config, text string) error
+}
+
+// into reads with p what goes to the place that at returns.
+func into[T any](p parser[T], at func(*Config) *T) field {
+	return field{p.kind, p.choices, func(c *Config, text string) error {
+		v, err := p.parse(text)
+		if err != nil {
+			return err
+		}
+		*at(c) = v
+		return nil
+	}}
+}
+
+// env returns the name of the environment variable.
+func (s *setting) env() string {
+	return envPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.Key))
+}
+
+// describe returns the help with what may be chosen.
+func (s *setting) describe() string {
+	switch len(s.choices) {
+	case 0:
+		return s.Help
+	case 1:
+		return s.Help + " Only " + s.choices[0] + " in this version."
+	default:
+		return s.Help + " One of " + strings.Join(s.choices, ", ") + "."
+	}
+}
+
+// masked returns text as it may be shown.
+func (s *setting) masked(text string) string {
+	switch {
+	case s.kind != kindSecret || text == "":
+		return text
+	case s.Key == "postgres.dsn":
+		return maskDSN(text)
+	default:
+		return mask
+	}
+}
+
+// settingOf returns the setting of a key, or nil.
+func settingOf(key string) *setting {
+	i := slices.IndexFunc(settings, func(s setting) bool { return s.Key == key })
+	if i < 0 {
+		return nil
+	}
+	return &settings[i]
+}
+
+// isSection reports whether keys begin with name and a dot.
+func isSection(name string) bool {
+	return slices.ContainsFunc(settings, func(s setting) bool { return strings.HasPrefix(s.Key, name+".") })
+}

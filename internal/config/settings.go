@@ -1,0 +1,293 @@
+package config
+
+import (
+	"log/slog"
+	"math"
+	"time"
+)
+
+// settings are all there are, in the order in which they are shown. A list's
+// default is separated by commas.
+var settings = []setting{
+	{
+		Key: "postgres.dsn", Short: "dsn", Means: "libpq's PG* variables",
+		Help:  "Connection string, a URL or keywords. Unix sockets and TLS as libpq has them.",
+		field: into(connString, func(c *Config) *Secret { return &c.Postgres.DSN }),
+	},
+	{
+		Key:   "postgres.dsn_file",
+		Help:  "File that holds postgres.dsn.",
+		field: into(anything, func(c *Config) *string { return &c.Postgres.DSNFile }),
+	},
+	{
+		Key:   "postgres.password_file",
+		Help:  "File that holds the password, for a connection string without one.",
+		field: into(anything, func(c *Config) *string { return &c.Postgres.PasswordFile }),
+	},
+	{
+		Key: "postgres.publication", Short: "publication", Default: "walpost",
+		Help:  "Publication. It must exist and publish inserts of the outbox table.",
+		field: into(identifier, func(c *Config) *string { return &c.Postgres.Publication }),
+	},
+	{
+		Key: "postgres.slot", Short: "slot", Default: "walpost",
+		Help:  "Replication slot.",
+		field: into(slotName, func(c *Config) *string { return &c.Postgres.Slot }),
+	},
+	{
+		Key: "postgres.create_slot", Default: "true",
+		Help: "Create the slot when there is neither a slot nor a checkpoint. " +
+			"With checkpoint.store slot only walpost init creates it.",
+		field: into(boolean, func(c *Config) *bool { return &c.Postgres.CreateSlot }),
+	},
+	{
+		Key: "postgres.failover", Default: "auto",
+		Help:  "Create the slot as a failover slot. Auto does so from Postgres 17 on.",
+		field: into(oneOf(FailoverAuto, FailoverOn, FailoverOff), func(c *Config) *Failover { return &c.Postgres.Failover }),
+	},
+	{
+		Key: "postgres.status_interval", Default: "5s",
+		Help:  "Time between two standby status messages, never more than a third of the session's wal_sender_timeout.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Postgres.StatusInterval }),
+	},
+	{
+		Key: "postgres.wait_for_slot", Default: "true",
+		Help:  "Wait for a slot that is in use and take over when it is free, else exit 1.",
+		field: into(boolean, func(c *Config) *bool { return &c.Postgres.WaitForSlot }),
+	},
+
+	{
+		Key: "outbox.table", Default: "public.outbox",
+		Help:  "Outbox table with its schema, quoted where SQL needs it. A list for several of one shape.",
+		field: into(listOf(1, tableName), func(c *Config) *[]Table { return &c.Outbox.Tables }),
+	},
+	{
+		Key: "outbox.id", Default: "id",
+		Help:  "Column of the event's id, a column's name as it is, without quotes.",
+		field: into(identifier, func(c *Config) *string { return &c.Outbox.ID }),
+	},
+	{
+		Key: "outbox.key", Default: "aggregateid",
+		Help:  "Column of the record's key.",
+		field: into(identifier, func(c *Config) *string { return &c.Outbox.Key }),
+	},
+	{
+		Key: "outbox.route", Default: "aggregatetype",
+		Help:  "Column that the topic is made from.",
+		field: into(identifier, func(c *Config) *string { return &c.Outbox.Route }),
+	},
+	{
+		Key: "outbox.payload", Default: "payload",
+		Help:  "Column of the record's value.",
+		field: into(identifier, func(c *Config) *string { return &c.Outbox.Payload }),
+	},
+	{
+		Key: "outbox.timestamp", Means: "the time of the commit",
+		Help:  "Column of the record's timestamp.",
+		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.Timestamp }),
+	},
+	{
+		Key:   "outbox.place",
+		Help:  "Columns to place, each column:header[:alias] or column:partition.",
+		field: into(listOf(0, placement), func(c *Config) *[]string { return &c.Outbox.Place }),
+	},
+	{
+		Key: "outbox.topic", Default: "outbox.event.${routedByValue}",
+		Help:  "Topic. ${name} and $1 stand for groups of outbox.route_regex.",
+		field: into(required, func(c *Config) *string { return &c.Outbox.Topic }),
+	},
+	{
+		Key: "outbox.route_regex", Default: "(?<routedByValue>.*)",
+		Help:  "Regular expression that the whole value of the outbox.route column is matched with.",
+		field: into(required, func(c *Config) *string { return &c.Outbox.RouteRegex }),
+	},
+	{
+		Key: "outbox.position_headers", Default: "false",
+		Help: "Add the headers walpost-lsn and walpost-seq: the LSN of the commit and the place in the transaction, " +
+			"stable over redelivery.",
+		field: into(boolean, func(c *Config) *bool { return &c.Outbox.PositionHeaders }),
+	},
+
+	{
+		Key: "kafka.brokers", Short: "brokers", Default: "localhost:9092",
+		Help:  "Brokers to learn the cluster from.",
+		field: into(listOf(1, broker), func(c *Config) *[]string { return &c.Kafka.Brokers }),
+	},
+	{
+		Key: "kafka.compression", Default: "lz4",
+		Help: "Codec for record batches.",
+		field: into(oneOf(CompressionNone, CompressionGzip, CompressionSnappy, CompressionLZ4, CompressionZstd),
+			func(c *Config) *Compression { return &c.Kafka.Compression }),
+	},
+	{
+		Key: "kafka.linger", Default: "0",
+		Help:  "Time that a record may wait for others to share its batch. 0 sends at once.",
+		field: into(within(duration, 0, time.Minute), func(c *Config) *time.Duration { return &c.Kafka.Linger }),
+	},
+	{
+		Key: "kafka.max_message_bytes", Default: "0", Means: "the topic's limit",
+		Help:  "Largest record batch.",
+		field: into(orZero(within(byteCount, 512, 100<<20-1<<10)), func(c *Config) *Bytes { return &c.Kafka.MaxMessageBytes }),
+	},
+	{
+		Key: "kafka.create_topics", Default: "false",
+		Help:  "Create missing topics, else wait until somebody has created them.",
+		field: into(boolean, func(c *Config) *bool { return &c.Kafka.CreateTopics }),
+	},
+	{
+		Key: "kafka.partitions", Default: "0", Means: "the broker's default",
+		Help:  "Partitions of created topics.",
+		field: into(within(integer, 0, 1<<20), func(c *Config) *int { return &c.Kafka.Partitions }),
+	},
+	{
+		Key: "kafka.replication_factor", Default: "0", Means: "the broker's default",
+		Help:  "Replicas of created topics.",
+		field: into(within(integer, 0, 1<<15-1), func(c *Config) *int { return &c.Kafka.ReplicationFactor }),
+	},
+	{
+		Key: "kafka.tls.enabled", Default: "false",
+		Help:  "Encrypt the connections to Kafka.",
+		field: into(boolean, func(c *Config) *bool { return &c.Kafka.TLS.Enabled }),
+	},
+	{
+		Key: "kafka.tls.ca_file", Means: "the system's certificates",
+		Help:  "PEM file of the authorities that sign the brokers' certificates.",
+		field: into(existingFile, func(c *Config) *string { return &c.Kafka.TLS.CAFile }),
+	},
+	{
+		Key:   "kafka.tls.cert_file",
+		Help:  "PEM file of the client's certificate.",
+		field: into(existingFile, func(c *Config) *string { return &c.Kafka.TLS.CertFile }),
+	},
+	{
+		Key:   "kafka.tls.key_file",
+		Help:  "PEM file of the client certificate's key.",
+		field: into(existingFile, func(c *Config) *string { return &c.Kafka.TLS.KeyFile }),
+	},
+	{
+		Key: "kafka.tls.server_name", Means: "the broker's host",
+		Help:  "Name to expect in the brokers' certificates.",
+		field: into(anything, func(c *Config) *string { return &c.Kafka.TLS.ServerName }),
+	},
+	{
+		Key: "kafka.tls.insecure_skip_verify", Default: "false",
+		Help:  "Take any certificate. Whoever is in between can then read and change everything.",
+		field: into(boolean, func(c *Config) *bool { return &c.Kafka.TLS.InsecureSkipVerify }),
+	},
+	{
+		Key: "kafka.sasl.mechanism", Means: "no authentication",
+		Help: "SASL mechanism.",
+		field: into(oneOf("", MechanismPlain, MechanismScramSHA256, MechanismScramSHA512, MechanismOAuthBearer, MechanismAWSMSKIAM),
+			func(c *Config) *Mechanism { return &c.Kafka.SASL.Mechanism }),
+	},
+	{
+		Key:   "kafka.sasl.username",
+		Help:  "User name, for PLAIN and SCRAM.",
+		field: into(anything, func(c *Config) *string { return &c.Kafka.SASL.Username }),
+	},
+	{
+		Key:   "kafka.sasl.password",
+		Help:  "Password, for PLAIN and SCRAM.",
+		field: into(anySecret, func(c *Config) *Secret { return &c.Kafka.SASL.Password }),
+	},
+	{
+		Key:   "kafka.sasl.password_file",
+		Help:  "File that holds kafka.sasl.password.",
+		field: into(anything, func(c *Config) *string { return &c.Kafka.SASL.PasswordFile }),
+	},
+	{
+		Key:   "kafka.sasl.token",
+		Help:  "Token, for OAUTHBEARER.",
+		field: into(anySecret, func(c *Config) *Secret { return &c.Kafka.SASL.Token }),
+	},
+	{
+		Key:   "kafka.sasl.token_file",
+		Help:  "File that holds kafka.sasl.token, read again for each connection.",
+		field: into(secretFile, func(c *Config) *string { return &c.Kafka.SASL.TokenFile }),
+	},
+
+	{
+		Key: "delivery.guarantee", Default: "at-least-once",
+		Help:  "How often an event may arrive.",
+		field: into(except(oneOf(AtLeastOnce), "exactly-once"), func(c *Config) *Guarantee { return &c.Delivery.Guarantee }),
+	},
+	{
+		Key: "delivery.max_in_flight_bytes", Default: "24MiB",
+		Help:  "Bound on everything between the database's socket and Kafka's acknowledgement.",
+		field: into(within(byteCount, 1, unlimited), func(c *Config) *Bytes { return &c.Delivery.MaxInFlightBytes }),
+	},
+	{
+		Key: "delivery.max_unconfirmed_events", Default: "1000000",
+		Help:  "Events that may wait, acknowledged or not, behind the oldest unacknowledged one. Then reading stops.",
+		field: into(within(integer, 1, math.MaxInt32), func(c *Config) *int { return &c.Delivery.MaxUnconfirmedEvents }),
+	},
+	{
+		Key: "delivery.max_tx_memory", Default: "8MiB",
+		Help:  "Memory for streamed transactions. Larger ones go to disk until they commit.",
+		field: into(within(byteCount, 1, unlimited), func(c *Config) *Bytes { return &c.Delivery.MaxTxMemory }),
+	},
+	{
+		Key: "delivery.spill_dir", Means: "the system's folder for temporary files",
+		Help:  "Folder for transactions that go to disk.",
+		field: into(existingFolder, func(c *Config) *string { return &c.Delivery.SpillDir }),
+	},
+	{
+		Key: "delivery.poison", Default: "stop",
+		Help:  "What becomes of a row that can never be published.",
+		field: into(except(oneOf(PoisonStop), "dead-letter"), func(c *Config) *Poison { return &c.Delivery.Poison }),
+	},
+	{
+		Key: "delivery.retry.initial", Default: "100ms",
+		Help:  "First wait before a reconnect. Each further one is longer.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Delivery.Retry.Initial }),
+	},
+	{
+		Key: "delivery.retry.max", Default: "30s",
+		Help:  "Longest wait before a reconnect.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Delivery.Retry.Max }),
+	},
+	{
+		Key: "delivery.drain_timeout", Default: "10s",
+		Help:  "Time that a stop waits for what is in flight.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Delivery.DrainTimeout }),
+	},
+
+	{
+		Key: "checkpoint.store", Default: "postgres",
+		Help: "Where the position is saved: a row in the same database, the slot itself, or a file.",
+		field: into(except(oneOf(StorePostgres, StoreSlot, StoreFile), "kafka"),
+			func(c *Config) *Store { return &c.Checkpoint.Store }),
+	},
+	{
+		Key:   "checkpoint.file",
+		Help:  "Path of the file, for checkpoint.store file. Its folder must exist.",
+		field: into(newFile, func(c *Config) *string { return &c.Checkpoint.File }),
+	},
+	{
+		Key: "checkpoint.interval", Default: "1s",
+		Help:  "Least time between two saves.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Checkpoint.Interval }),
+	},
+
+	{
+		Key: "admin.listen", Default: "127.0.0.1:9187",
+		Help:  "Address of the health checks and metrics. Empty turns them off.",
+		field: into(listenAddress, func(c *Config) *string { return &c.Admin.Listen }),
+	},
+	{
+		Key: "admin.max_lag", Default: "30s",
+		Help:  "Age of the oldest unacknowledged commit from which on the service is not ready.",
+		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Admin.MaxLag }),
+	},
+
+	{
+		Key: "log.level", Default: "info",
+		Help:  "Least level that is logged.",
+		field: into(logLevel, func(c *Config) *slog.Level { return &c.Log.Level }),
+	},
+	{
+		Key: "log.format", Default: "text",
+		Help:  "How a line is written.",
+		field: into(oneOf(LogText, LogJSON), func(c *Config) *LogFormat { return &c.Log.Format }),
+	},
+}

@@ -1,0 +1,78 @@
+package cdc
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrFenced is returned by a [Store] when another process has acquired the
+// checkpoint.
+var ErrFenced = errors.New("checkpoint is owned by another process")
+
+// RefusedError is a failure that trying again cannot mend: somebody must change
+// something first. Hint says what, in one line.
+type RefusedError struct {
+	Err  error
+	Hint string
+}
+
+// Refuse returns a [RefusedError] with a message made as by [fmt.Errorf].
+func Refuse(hint, format string, args ...any) error {
+	return &RefusedError{Err: fmt.Errorf(format, args...), Hint: hint}
+}
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *RefusedError) Unwrap() error { return e.Err }
+
+// PoisonError says that a row can never be published as it is.
+type PoisonError struct {
+	Reason PoisonReason
+	Err    error
+
+	// The row, filled in by the [Pipeline].
+	Table     string
+	ID        string
+	Topic     string
+	CommitLSN LSN
+	Ordinal   int64
+}
+
+// PoisonReason is why a row is poison. It is short, and a metric's label.
+type PoisonReason string
+
+// The reasons for which a row is poison.
+const (
+	PoisonKey      PoisonReason = "key"      // missing, NULL or of a type that makes no key
+	PoisonTopic    PoisonReason = "topic"    // no route, or not a legal topic name
+	PoisonRow      PoisonReason = "row"      // another column is missing or unusable
+	PoisonOversize PoisonReason = "oversize" // larger than the topic takes
+	PoisonRefused  PoisonReason = "refused"  // refused by the broker for good
+)
+
+// Poison returns a [PoisonError] with a message made as by [fmt.Errorf].
+func Poison(reason PoisonReason, format string, args ...any) error {
+	return &PoisonError{Reason: reason, Err: fmt.Errorf(format, args...)}
+}
+
+func (e *PoisonError) Error() string {
+	if e.CommitLSN == 0 {
+		return e.Err.Error()
+	}
+	id := e.ID
+	if id == "" {
+		id = "unknown"
+	}
+	s := fmt.Sprintf("publish row %d of the transaction committed at %s, id %s", e.Ordinal, e.CommitLSN, id)
+	if e.Table != "" {
+		s += ", table " + e.Table
+	}
+	if e.Topic != "" {
+		s += ", topic " + e.Topic
+	}
+	return s + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *PoisonError) Unwrap() error { return e.Err }

@@ -1,0 +1,218 @@
+package pgsource
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"time"
+
+	"github.com/jackc/pglogrepl"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// SQLSTATEs that decide what happens next.
+// https://www.postgresql.org/docs/current/errcodes-appendix.html
+const (
+	codeInvalidAuthorization  = "28000"
+	codeInvalidPassword       = "28P01"
+	codeInvalidCatalogName    = "3D000"
+	codeInsufficientPrivilege = "42501"
+	codeObjectInUse           = "55006"
+	codeAdminShutdown         = "57P01"
+	codeCannotConnectNow      = "57P03"
+	codeQueryCanceled         = "57014"
+)
+
+const (
+	connectTimeout = 10 * time.Second
+
+	// closeTimeout bounds the goodbye to a server that does not listen.
+	closeTimeout = time.Second
+
+	// defaultSenderTimeout replaces a wal_sender_timeout of zero: with it, a
+	// client that is gone would hold the slot for ever.
+	defaultSenderTimeout = time.Minute
+)
+
+// connectControl opens an ordinary session.
+func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
+	cfg := s.conn.Copy()
+	setDefault(cfg.RuntimeParams, "application_name", "walpost")
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, s.connectError(err)
+	}
+	s.connected = true
+	return conn, nil
+}
+
+// replication is a connection to a walsender.
+type replication struct {
+	conn          *pgconn.PgConn
+	reader        *pacedReader
+	senderTimeout time.Duration // the session's wal_sender_timeout, never zero
+}
+
+// connectReplication opens a session in replication mode. Settings that shape
+// text output are set here, since the session would take them from the role or
+// the database.
+func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
+	cfg := s.conn.Config.Copy()
+	setDefault(cfg.RuntimeParams, "application_name", "walpost")
+	for name, value := range map[string]string{
+		"replication": "database", "datestyle": "ISO", "intervalstyle": "postgres",
+		"extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
+	r := &replication{reader: &pacedReader{}}
+	cfg.BuildFrontend = func(in io.Reader, out io.Writer) *pgproto3.Frontend {
+		r.reader.src = in
+		return pgproto3.NewFrontend(r.reader, out)
+	}
+	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
+		return c, r.reader.attach(c)
+	}
+	var err error
+	if r.conn, err = pgconn.ConnectConfig(ctx, cfg); err != nil {
+		return nil, s.connectError(err)
+	}
+	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+		closeConn(r.conn)
+		return nil, err
+	}
+	return r, nil
+}
+
+// connectError tells what only an operator can mend from what may pass. Once a
+// session was had, everything may pass: credentials are known to be right.
+func (s *Source) connectError(err error) error {
+	var pgErr *pgconn.PgError
+	if !errors.As(err, &pgErr) || s.connected && pgErr.Code != codeInsufficientPrivilege {
+		return fmt.Errorf("connect to Postgres: %w", err)
+	}
+	where := fmt.Sprintf("role %q, database %q, %s:%d", s.conn.User, s.conn.Database, s.conn.Host, s.conn.Port)
+	switch pgErr.Code {
+	case codeInsufficientPrivilege:
+		return cdc.Refuse("ALTER ROLE "+pgx.Identifier{s.conn.User}.Sanitize()+" REPLICATION, or what your provider has in its place",
+			"connect to Postgres (%s): %w", where, pgErr)
+	case codeInvalidPassword, codeInvalidAuthorization:
+		return cdc.Refuse("check postgres.dsn, its password, and the server's pg_hba.conf", "connect to Postgres (%s): %w", where, pgErr)
+	case codeInvalidCatalogName:
+		return cdc.Refuse("name the outbox's database in postgres.dsn", "connect to Postgres (%s): %w", where, pgErr)
+	}
+	return fmt.Errorf("connect to Postgres (%s): %w", where, err)
+}
+
+// setSenderTimeout returns the session's wal_sender_timeout.
+func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
+	const query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'"
+	text, err := queryText(ctx, conn, query)
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	ms, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
+	}
+	if ms > 0 {
+		return time.Duration(ms) * time.Millisecond, nil
+	}
+	set := fmt.Sprintf("SET wal_sender_timeout = %d", defaultSenderTimeout.Milliseconds())
+	if _, err := conn.Exec(ctx, set).ReadAll(); err != nil {
+		return 0, fmt.Errorf("set wal_sender_timeout: %w", err)
+	}
+	return defaultSenderTimeout, nil
+}
+
+// endWhenFrozen makes the server end the session when it has been idle for as
+// long as the server would wait for a sign of life on the stream. A live
+// instance never leaves it so long; a frozen one must not hold the lock on the
+// slot for ever.
+func endWhenFrozen(ctx context.Context, conn *pgx.Conn, limit time.Duration) error {
+	ms := strconv.FormatInt(limit.Milliseconds(), 10)
+	if _, err := conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)", ms); err != nil {
+		return fmt.Errorf("set idle_session_timeout: %w", err)
+	}
+	return nil
+}
+
+// queryText runs a query of one row and one column in the simple protocol, the
+// only one that a walsender has.
+func queryText(ctx context.Context, conn *pgconn.PgConn, query string) (string, error) {
+	results, err := conn.Exec(ctx, query).ReadAll()
+	if err != nil {
+		return "", err
+	}
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 {
+		return "", fmt.Errorf("query %q: want one row of one column", query)
+	}
+	return string(results[0].Rows[0][0]), nil
+}
+
+// serverState is what a start position is judged by.
+type serverState struct {
+	cdc.Position                  // LSN is the end of WAL
+	history      []timelineSwitch // how the server came to its timeline
+}
+
+// timelineSwitch says that a timeline was left at a position.
+type timelineSwitch struct {
+	timeline uint32
+	end      cdc.LSN
+}
+
+// identify returns who the server is and how far its WAL is flushed.
+func (r *replication) identify(ctx context.Context) (serverState, error) {
+	id, err := pglogrepl.IdentifySystem(ctx, r.conn)
+	if err != nil {
+		return serverState{}, fmt.Errorf("identify system: %w", err)
+	}
+	system, err := strconv.ParseUint(id.SystemID, 10, 64)
+	if err != nil {
+		return serverState{}, fmt.Errorf("identify system: %w", err)
+	}
+	return serverState{Position: cdc.Position{SystemID: system, Timeline: uint32(id.Timeline), LSN: cdc.LSN(id.XLogPos)}}, nil
+}
+
+// history returns the switches that led to the server's timeline, if the saved
+// position is of an older one.
+func (r *replication) history(ctx context.Context, saved, server cdc.Position) ([]timelineSwitch, error) {
+	if saved.IsZero() || saved.SystemID != server.SystemID || saved.Timeline >= server.Timeline {
+		return nil, nil
+	}
+	res, err := pglogrepl.TimelineHistory(ctx, r.conn, int32(server.Timeline))
+	if err != nil {
+		return nil, fmt.Errorf("read history of timeline %d: %w", server.Timeline, err)
+	}
+	return parseHistory(string(res.Content))
+}
+
+func closeConn(conn *pgconn.PgConn) {
+	ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+	defer cancel()
+	_ = conn.Close(ctx) // nothing hangs on the goodbye
+}
+
+func setDefault(params map[string]string, name, value string) {
+	if params[name] == "" {
+		params[name] = value
+	}
+}
+
+func nonZero(d, otherwise time.Duration) time.Duration {
+	if d == 0 {
+		return otherwise
+	}
+	return d
+}

@@ -1,0 +1,275 @@
+// Package pgsource reads one logical replication slot of the pgoutput plugin:
+// it connects, checks that a start would lose nothing, owns the slot, streams
+// the inserts of the outbox tables, and confirms what was saved.
+//
+// Postgres 14 to 18. The protocol:
+// https://www.postgresql.org/docs/current/protocol-replication.html
+package pgsource
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"regexp"
+	"sync/atomic"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// Table names an outbox table.
+type Table struct{ Schema, Name string }
+
+// String quotes the name where SQL needs it.
+func (t Table) String() string { return pgx.Identifier{t.Schema, t.Name}.Sanitize() }
+
+// Failover says whether a slot is created as a failover slot.
+type Failover string
+
+// The choices for Config.Failover.
+const (
+	FailoverAuto Failover = "auto" // where the server has failover slots: Postgres 17 and later
+	FailoverOn   Failover = "true"
+	FailoverOff  Failover = "false"
+)
+
+// Config holds a source's settings. Slot, Publication and Tables are required.
+type Config struct {
+	// DSN is a connection string as libpq takes it, URL or keywords. Empty
+	// means libpq's PG* variables.
+	DSN string
+
+	Slot, Publication string
+
+	// Tables are the outbox tables. For a partitioned table its partitions
+	// count as well, whether they are there now or come later.
+	Tables []Table
+
+	// Columns are the columns that rows of the tables are expected to have.
+	// They are what tells a partition that has been dropped since from
+	// another table of the publication.
+	Columns []string
+
+	// Binary reports whether values of a type may come in binary format.
+	// The stream is binary if all columns of all tables have such types.
+	// Nil means text.
+	Binary func(oid uint32) bool
+
+	// CreateSlot allows to create a missing slot at a first start.
+	CreateSlot bool
+
+	// Failover defaults to FailoverAuto.
+	Failover Failover
+
+	// WaitForSlot makes Open wait for a slot that is in use, as a standby.
+	// Else it refuses.
+	WaitForSlot bool
+
+	// StatusInterval is the time between two standby status messages. It is
+	// cut to a third of the session's wal_sender_timeout. Defaults to 5s.
+	StatusInterval time.Duration
+
+	// MaxTxMemory bounds the memory, in bytes, for transactions that are
+	// streamed before they commit. Beyond it they are kept in files.
+	// Defaults to 8 MiB.
+	MaxTxMemory int64
+
+	// SpillDir is the folder for these files. They have no name: whatever
+	// happens to the process, they are gone with it. Defaults to the
+	// operating system's folder for temporary files.
+	SpillDir string
+
+	// Registerer takes the metrics. Nil means none are exported.
+	Registerer prometheus.Registerer
+
+	// Logger defaults to slog's default.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.Failover = cmp.Or(c.Failover, FailoverAuto)
+	c.StatusInterval = cmp.Or(c.StatusInterval, 5*time.Second)
+	c.MaxTxMemory = cmp.Or(c.MaxTxMemory, 8<<20)
+	c.SpillDir = cmp.Or(c.SpillDir, os.TempDir())
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	if c.Binary == nil {
+		c.Binary = func(uint32) bool { return false }
+	}
+	return c
+}
+
+// slotName is what the server takes.
+// https://www.postgresql.org/docs/current/warm-standby.html#STREAMING-REPLICATION-SLOTS-MANIPULATION
+var slotName = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
+
+func (c Config) validate() error {
+	var errs []error
+	if !slotName.MatchString(c.Slot) {
+		errs = append(errs, fmt.Errorf("slot %q: want 1 to 63 lower-case letters, digits and underscores", c.Slot))
+	}
+	if c.Publication == "" {
+		errs = append(errs, errors.New("publication is empty"))
+	}
+	if len(c.Tables) == 0 {
+		errs = append(errs, errors.New("no outbox table"))
+	}
+	if _, err := pgx.ParseConfig(c.DSN); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Source opens streams of one slot. It implements [cdc.Source].
+type Source struct {
+	cfg     Config
+	conn    *pgx.ConnConfig
+	metrics *metrics
+
+	connected bool // some session was had; owned by Open, and by Run
+	opened    bool // some Open has succeeded; owned by Open
+	textOnly  bool // a column came that binary format is not understood for; owned by Open and Run
+	standby   atomic.Bool
+}
+
+// New returns a source. It does not connect.
+func New(cfg Config) (*Source, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.ParseConfig(cfg.DSN)
+	if err != nil {
+		return nil, err
+	}
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer)}, nil
+}
+
+// Standby reports whether Open waits for a slot that another process holds.
+// Safe to call from any goroutine.
+func (s *Source) Standby() bool { return s.standby.Load() }
+
+// Open implements [cdc.Source].
+func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
+	control, err := s.openControl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := s.openStream(ctx, control, position)
+	if err != nil {
+		closeConn(control.PgConn())
+		return nil, err
+	}
+	s.metrics.opened()
+	return stream, nil
+}
+
+// openControl opens the ordinary session that holds the lock on the slot.
+func (s *Source) openControl(ctx context.Context) (*pgx.Conn, error) {
+	control, err := s.connectControl(ctx)
+	if err != nil {
+		return nil, err
+	}
+	err = s.checkServer(ctx, control)
+	if err == nil {
+		err = s.own(ctx, control)
+	}
+	if err != nil {
+		closeConn(control.PgConn())
+		return nil, err
+	}
+	return control, nil
+}
+
+// openStream does what comes after the slot is owned, up to the replication
+// command itself: that is Run's.
+func (s *Source) openStream(ctx context.Context, control *pgx.Conn, position func(context.Context, cdc.Position) (cdc.Position, error)) (*Stream, error) {
+	repl, err := s.connectReplication(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st := &Stream{src: s, cfg: s.cfg, control: control, repl: repl, stopped: make(chan struct{}), wake: make(chan struct{}, 1)}
+	st.in = reader{
+		relations: map[uint32]*relation{}, others: map[uint32]bool{},
+		pending: inProgress{
+			max: s.cfg.MaxTxMemory, dir: s.cfg.SpillDir, txs: map[uint32]*streamedTx{},
+			spilled: func(n int) { s.metrics.spilled.Add(float64(n)) },
+		},
+	}
+	if err := st.prepare(ctx, position); err != nil {
+		closeConn(repl.conn)
+		return nil, err
+	}
+	s.opened = true
+	return st, nil
+}
+
+// prepare asks for the position, judges it, and creates the slot for a first
+// start.
+func (st *Stream) prepare(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) error {
+	s := st.src
+	if err := endWhenFrozen(ctx, st.control, st.repl.senderTimeout); err != nil {
+		return err
+	}
+	binary, err := s.checkPublication(ctx, st.control)
+	if err != nil {
+		return err
+	}
+	slot, err := readSlot(ctx, st.control, s.cfg.Slot)
+	if err != nil {
+		return err
+	}
+	server, err := st.repl.identify(ctx)
+	if err != nil {
+		return err
+	}
+	saved, err := position(ctx, server.Position)
+	if err != nil {
+		return err
+	}
+	if server.history, err = st.repl.history(ctx, saved, server.Position); err != nil {
+		return err
+	}
+	start, err := s.checkStart(saved, server, slot)
+	if err != nil {
+		return err
+	}
+	if slot == nil {
+		if start, err = s.createSlot(ctx, st.control); err != nil {
+			return err
+		}
+	}
+	st.start = cdc.Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: start}
+	st.received.Store(uint64(start))
+	st.confirmed.Store(uint64(start))
+	if slot != nil {
+		st.confirmed.Store(uint64(slot.ConfirmedFlush))
+	}
+	st.binary = binary && !s.textOnly
+	return nil
+}
+
+// Ping implements [cdc.Source]. Like pg_isready it asks only whether the server
+// would talk: a refused password is an answer.
+func (s *Source) Ping(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
+	conn, err := pgconn.ConnectConfig(ctx, &s.conn.Config)
+	if err == nil {
+		closeConn(conn)
+		return nil
+	}
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code != codeCannotConnectNow && pgErr.Code != codeAdminShutdown {
+		return nil
+	}
+	return fmt.Errorf("ping: %w", err)
+}
+
+const pingTimeout = 2 * time.Second

@@ -1,0 +1,218 @@
+package cdc
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config holds a pipeline's settings. Source, Sink, Store and Route are
+// required.
+type Config struct {
+	Source Source
+	Sink   Sink
+	Store  Store
+
+	// Route makes a record of an event. It copies what it keeps, and is
+	// called from one goroutine. A [PoisonError] says that the event can
+	// never be published; it ends the pipeline.
+	Route func(*Event) (*Record, error)
+
+	// DrainTimeout bounds the wait for records in flight when the pipeline
+	// stops. Defaults to 10s.
+	DrainTimeout time.Duration
+
+	// CheckpointInterval is the least time between two saves. Defaults to 1s.
+	CheckpointInterval time.Duration
+
+	// MaxUnconfirmedEvents bounds the events that wait, acknowledged or not,
+	// behind the oldest unacknowledged one. Defaults to 1,000,000.
+	MaxUnconfirmedEvents int
+
+	// RetryInitial and RetryMax bound the wait before a broken stream is
+	// opened again: it doubles from one to the other, with jitter. Default
+	// to 100ms and 30s.
+	RetryInitial, RetryMax time.Duration
+
+	// Logger defaults to slog's default.
+	Logger *slog.Logger
+}
+
+func (c Config) withDefaults() Config {
+	c.DrainTimeout = cmp.Or(c.DrainTimeout, 10*time.Second)
+	c.CheckpointInterval = cmp.Or(c.CheckpointInterval, time.Second)
+	c.MaxUnconfirmedEvents = cmp.Or(c.MaxUnconfirmedEvents, 1_000_000)
+	c.RetryInitial = cmp.Or(c.RetryInitial, 100*time.Millisecond)
+	c.RetryMax = max(c.RetryInitial, cmp.Or(c.RetryMax, 30*time.Second))
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	return c
+}
+
+// Pipeline moves events from a source to a sink.
+type Pipeline struct {
+	cfg    Config
+	failed chan error // the first event that could not be published; capacity 1
+	done   func(*Record, error)
+
+	// Owned by Run's goroutine, and by the stream's while one runs.
+	session session
+	tx      *Tx   // the open transaction
+	ordinal int64 // rows of it that were received in this stream
+	handed  int64 // rows of it that were handed over, in any stream
+	resumed bool  // tx was opened in an earlier stream, and has to come again
+
+	received atomic.Uint64 // LSN: everything committed before it has been handed over
+	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+
+	saving sync.Mutex // held during a save
+	saved  LSN        // guarded by saving
+
+	mu     sync.Mutex
+	status Status   // guarded by mu
+	acks   *Tracker // guarded by mu; set by Run's goroutine
+}
+
+// session is what a pipeline must still own to go on from its own memory.
+type session struct {
+	epoch    int64
+	systemID uint64
+	timeline uint32
+}
+
+const (
+	// saveTimeout bounds a save, and lastSaveTimeout the one that comes after
+	// the drain timeout.
+	saveTimeout     = 10 * time.Second
+	lastSaveTimeout = 2 * time.Second
+
+	// minIdleAdvance is how far an idle position must be ahead of the saved
+	// one to be saved: the save is WAL itself, and would chase its own tail.
+	minIdleAdvance = 1 << 20
+)
+
+// NewPipeline returns a pipeline, to be run once with Run.
+func NewPipeline(cfg Config) *Pipeline {
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1)}
+	p.done = p.delivered
+	p.status = Status{State: Connecting, CaughtUp: time.Now()}
+	return p
+}
+
+// Run streams until ctx is done, and then returns nil, or until something
+// fails that trying again cannot mend: a [RefusedError], a [PoisonError] or
+// whatever made the sink give up. A broken stream and an unreachable store are
+// tried again without end. Every record that the sink acknowledged before Run
+// returns is covered by the checkpoint, within DrainTimeout; if that could not
+// be done, Run says so in its error.
+func (p *Pipeline) Run(ctx context.Context) error {
+	defer p.setState(Stopped, nil)
+	for attempt := 0; ; attempt++ {
+		before := p.received.Load()
+		err := p.round(ctx)
+		var drained *drainedError
+		switch {
+		case errors.As(err, &drained):
+			return drained.cause
+		case ctx.Err() != nil || isFinal(err):
+			return errors.Join(finalCause(ctx, err), p.drain(ctx, nil))
+		}
+		if p.received.Load() != before {
+			attempt = 0
+		}
+		p.setState(Connecting, err)
+		if err := p.wait(ctx, attempt, err); err != nil {
+			return p.drain(ctx, nil)
+		}
+	}
+}
+
+// isFinal reports whether trying again cannot mend err.
+func isFinal(err error) bool {
+	var refused *RefusedError
+	var poison *PoisonError
+	return errors.As(err, &refused) || errors.As(err, &poison)
+}
+
+// finalCause is err without what ctx's own end has caused.
+func finalCause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && !isFinal(err) {
+		return nil
+	}
+	return err
+}
+
+// save makes the watermark durable and only then confirms it to the stream:
+// delivered, saved, confirmed, in this order and nowhere else. A failed save
+// ends the stream: the store may or may not hold the new position, and only a
+// fresh Load can tell.
+func (p *Pipeline) save(ctx context.Context, s Stream, final bool) error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	mark, events := p.acks.Watermark()
+	if mark <= p.saved || (!final && events <= p.saved && mark-p.saved < minIdleAdvance) {
+		return nil
+	}
+	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark}
+	if err := p.cfg.Store.Save(ctx, pos); err != nil {
+		return fmt.Errorf("save checkpoint %s: %w", mark, err)
+	}
+	p.saved = mark
+	p.setCheckpoint(mark)
+	if s != nil {
+		s.Confirm(mark)
+	}
+	return nil
+}
+
+// drain waits for the records in flight and saves the checkpoint once more,
+// also when not all of them arrived: what did is not sent again. The stream may
+// be nil, if there is none any more.
+func (p *Pipeline) drain(ctx context.Context, s Stream) error {
+	if p.acks == nil {
+		return nil
+	}
+	p.setState(Stopping, nil)
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
+	err := p.cfg.Sink.Flush(dctx)
+	cancel()
+	if err != nil {
+		err = fmt.Errorf("flush sink: %w; what is unacknowledged will be published again", err)
+	}
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
+	defer cancel()
+	return errors.Join(err, p.save(sctx, s, true))
+}
+
+// delivered is called by the sink for every record.
+func (p *Pipeline) delivered(r *Record, err error) {
+	if err == nil {
+		p.acked.Store(time.Now().UnixNano())
+		r.tx.Ack()
+	} else {
+		p.fail(describe(fmt.Errorf("produce: %w", err), r))
+	}
+	r.Free()
+}
+
+// fail ends the pipeline. Only the first failure matters.
+func (p *Pipeline) fail(err error) {
+	select {
+	case p.failed <- err:
+	default:
+	}
+}
+
+// describe names the record in a PoisonError that came from the sink.
+func describe(err error, r *Record) error {
+	var poison *PoisonError
+	if errors.As(err, &poison) {
+		poison.ID, poison.Topic = cmp.Or(poison.ID, string(r.ID)), cmp.Or(poison.Topic, r.Topic)
+		poison.CommitLSN, poison.Ordinal = r.CommitLSN, r.Ordinal
+	}
+	return err
+}

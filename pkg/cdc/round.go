@@ -1,0 +1,201 @@
+package cdc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// pingInterval is how often a server that does not answer is tried while the
+// back-off runs.
+const pingInterval = 500 * time.Millisecond
+
+// drainedError ends a round whose stream was stopped and drained, with why it
+// was stopped, unless ctx ended it, and with what the drain could not do.
+type drainedError struct{ cause error }
+
+func (e *drainedError) Error() string { return fmt.Sprintf("drained: %v", e.cause) }
+
+// round opens the stream once and runs it to its end, which is a drainedError
+// if the pipeline was to stop.
+func (p *Pipeline) round(ctx context.Context) error {
+	stream, err := p.cfg.Source.Open(ctx, p.position)
+	if err != nil {
+		return fmt.Errorf("open stream: %w", err)
+	}
+	defer func() { _ = stream.Close() }() // its end was reported by Run
+	if err := p.begin(ctx, stream.Start()); err != nil {
+		return err
+	}
+	p.cfg.Logger.Info("streaming", "start_lsn", stream.Start().LSN.String(), "resumed", p.resumed)
+	p.setState(Streaming, nil)
+
+	// The stream outlives ctx: supervise drains it first.
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	saving, stopSaving := context.WithCancel(gctx)
+	defer stopSaving()
+	var drained *drainedError
+	g.Go(func() error { return p.stream(gctx, stream) })
+	g.Go(func() error { return p.checkpoint(saving, stream) })
+	g.Go(func() error {
+		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
+			return drained
+		}
+		return nil
+	})
+	if err := g.Wait(); drained == nil {
+		return err
+	}
+	return drained // whatever broke meanwhile
+}
+
+// position says where the stream must start: where this pipeline stands, if
+// nobody has owned the checkpoint or moved it on since and the server's history
+// is the same; else where the checkpoint stands.
+func (p *Pipeline) position(ctx context.Context, server Position) (Position, error) {
+	cp, err := p.cfg.Store.Load(ctx)
+	if err != nil {
+		return Position{}, fmt.Errorf("load checkpoint: %w", err)
+	}
+	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
+	if p.acks != nil && p.session == now && cp.LSN <= received {
+		return Position{server.SystemID, server.Timeline, received}, nil
+	}
+	if p.acks != nil {
+		p.cfg.Logger.Warn("starting from the checkpoint: another process or another server has taken over", "checkpoint_lsn", cp.LSN.String())
+		// What is in flight must not be mixed with what comes again.
+		if err := p.cfg.Sink.Flush(ctx); err != nil {
+			return Position{}, fmt.Errorf("flush sink: %w", err)
+		}
+	}
+	p.setTracker(nil)
+	p.session = now
+	return cp.Position, nil
+}
+
+// begin takes the checkpoint over, unless the pipeline goes on from its memory.
+func (p *Pipeline) begin(ctx context.Context, start Position) error {
+	p.ordinal, p.resumed = 0, p.tx != nil && p.acks != nil
+	if p.acks != nil {
+		return nil
+	}
+	cp, err := p.cfg.Store.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("acquire checkpoint: %w", err)
+	}
+	p.session.epoch = cp.Epoch
+	p.saved = cp.LSN
+	p.tx, p.handed = nil, 0
+	p.received.Store(uint64(start.LSN))
+	if cp.Position.IsZero() {
+		// From now on a slot that vanished can be told from a first start.
+		if err := p.cfg.Store.Save(ctx, start); err != nil {
+			return fmt.Errorf("save checkpoint %s: %w", start.LSN, err)
+		}
+		p.saved = start.LSN
+	}
+	p.setCheckpoint(p.saved)
+	p.setTracker(NewTracker(start.LSN, p.cfg.MaxUnconfirmedEvents))
+	return nil
+}
+
+// stream runs s. A stream never ends by itself.
+func (p *Pipeline) stream(ctx context.Context, s Stream) error {
+	err := s.Run(ctx, (*handler)(p))
+	if err == nil && ctx.Err() == nil {
+		err = errors.New("ended by the server")
+	}
+	if err != nil {
+		return fmt.Errorf("stream: %w", err)
+	}
+	return nil
+}
+
+// checkpoint saves the watermark as it moves.
+func (p *Pipeline) checkpoint(ctx context.Context, s Stream) error {
+	s.Confirm(p.savedLSN())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.acks.Moved():
+		}
+		sctx, cancel := context.WithTimeout(ctx, saveTimeout)
+		err := p.save(sctx, s, false)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			return err
+		}
+		timer.Reset(p.cfg.CheckpointInterval)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+		}
+	}
+}
+
+func (p *Pipeline) savedLSN() LSN {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	return p.saved
+}
+
+// supervise waits until the pipeline must stop. It then drains it while the
+// stream is kept alive, so that the last position can still be confirmed. It
+// returns nil if the stream broke first.
+func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving func()) *drainedError {
+	var err error
+	select {
+	case <-gctx.Done():
+		return nil // the stream broke
+	case <-ctx.Done():
+	case err = <-p.failed:
+	}
+	s.Stop()
+	stopSaving() // a save that hangs must not hold up the last one
+	return &drainedError{errors.Join(err, p.drain(ctx, s))}
+}
+
+// wait sleeps before the next attempt. It ends early when a server that did not
+// answer answers again, and fails when ctx is done.
+func (p *Pipeline) wait(ctx context.Context, attempt int, cause error) error {
+	d := p.backoff(attempt)
+	p.cfg.Logger.Warn("stream interrupted", "error", cause, "retry_in", d.Round(time.Millisecond).String())
+	ctx, cancel := context.WithTimeoutCause(ctx, d, errWaited)
+	defer cancel()
+	down := p.cfg.Source.Ping(ctx) != nil
+	ticker := time.NewTicker(pingInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			if err := context.Cause(ctx); !errors.Is(err, errWaited) {
+				return err
+			}
+			return nil
+		case <-ticker.C:
+			if down && p.cfg.Source.Ping(ctx) == nil {
+				return nil
+			}
+		}
+	}
+}
+
+var errWaited = errors.New("waited long enough")
+
+// backoff doubles from RetryInitial to RetryMax. The upper half is random, so
+// that instances do not come in step.
+func (p *Pipeline) backoff(attempt int) time.Duration {
+	d := p.cfg.RetryMax
+	if attempt < 30 {
+		d = min(d, p.cfg.RetryInitial<<attempt)
+	}
+	return d/2 + rand.N(d/2+1)
+}

@@ -1,0 +1,81 @@
+package cdc
+
+import "time"
+
+// State is what a pipeline is doing.
+type State string
+
+// The states of a pipeline.
+const (
+	Connecting State = "connecting" // opening the stream, waiting for the slot or before another attempt
+	Streaming  State = "streaming"
+	Stopping   State = "stopping" // waiting for what is in flight
+	Stopped    State = "stopped"
+)
+
+// Status is a pipeline's condition at one moment.
+type Status struct {
+	State State
+	Err   error // why the last stream ended; nil while streaming
+
+	Received     LSN // everything committed before it has been handed to the sink
+	Acknowledged LSN // the watermark
+	Checkpoint   LSN // what is saved
+
+	Unconfirmed int       // events from the oldest unacknowledged one on
+	Oldest      time.Time // commit time of the oldest unacknowledged transaction; zero if there is none
+	CaughtUp    time.Time // the last moment known to have nothing unacknowledged
+	LastAck     time.Time // when a record was last acknowledged; zero if none was
+}
+
+// Lag returns the age of the oldest unacknowledged commit at now: zero when
+// caught up. While nothing streams it counts up from the last moment known to
+// be caught up.
+func (s Status) Lag(now time.Time) time.Duration {
+	since := s.Oldest
+	if since.IsZero() && s.State == Streaming {
+		return 0
+	}
+	if since.IsZero() || (s.State != Streaming && s.CaughtUp.Before(since)) {
+		since = s.CaughtUp
+	}
+	return max(0, now.Sub(since))
+}
+
+// Status returns the pipeline's condition. Safe to call from any goroutine.
+func (p *Pipeline) Status() Status {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.status
+	s.Received = LSN(p.received.Load())
+	if ns := p.acked.Load(); ns > 0 {
+		s.LastAck = time.Unix(0, ns)
+	}
+	if p.acks != nil {
+		s.Acknowledged, _ = p.acks.Watermark()
+		s.Oldest = p.acks.Oldest()
+		s.Unconfirmed = p.acks.Held()
+	}
+	return s
+}
+
+func (p *Pipeline) setState(state State, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State == Streaming && state != Streaming && p.acks.Oldest().IsZero() {
+		p.status.CaughtUp = time.Now()
+	}
+	p.status.State, p.status.Err = state, err
+}
+
+func (p *Pipeline) setTracker(t *Tracker) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.acks = t
+}
+
+func (p *Pipeline) setCheckpoint(lsn LSN) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Checkpoint = lsn
+}
