@@ -1,0 +1,70 @@
+# `make` or `make help` lists what there is.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+TOOLS         := $(CURDIR)/bin/tools
+FUZZTIME      ?= 5s
+
+##@ Use
+
+.PHONY: demo
+demo: ## Run the main job with nothing installed: writes 10,000 events, reads them back, counts
+	go run ./cmd/walpost demo
+
+.PHONY: build
+build: ## Build the static binary bin/walpost
+	CGO_ENABLED=0 go build -trimpath -o bin/walpost ./cmd/walpost
+
+.PHONY: image
+image: ## Build the container image walpost
+	docker build -t walpost .
+
+##@ Test
+
+.PHONY: test
+test: test-unit test-fuzz test-integration ## Run all tests; needs nothing but Go, and uses better servers where it finds them
+
+.PHONY: test-unit
+test-unit: ## Run the packages' own tests with the race detector
+	go vet ./...
+	go test -race -timeout 10m $$(go list ./... | grep -v /test/)
+
+.PHONY: test-fuzz
+test-fuzz: ## Fuzz each target for FUZZTIME
+	./test/fuzz.sh $(FUZZTIME)
+
+.PHONY: test-integration
+test-integration: ## Run walpost as a process between real servers
+	go test -timeout 30m -v ./test/...
+
+.PHONY: bench
+bench: ## Measure the drain of a backlog against pg_recvlogical, and latency
+	go run ./test/bench
+
+##@ Keep
+
+.PHONY: lint
+lint: $(TOOLS)/golangci-lint ## Check the style rules
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities; needs the network
+	go run $(GOVULNCHECK) ./...
+
+.PHONY: fmt
+fmt: $(TOOLS)/golangci-lint ## Format all code
+	$(TOOLS)/golangci-lint fmt ./...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin dist
+
+.PHONY: help
+help: ## Show this help
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)

@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// Exit codes.
+const (
+	exitOK      = 0 // done, or asked to stop and stopped cleanly
+	exitFailed  = 1
+	exitInvalid = 2 // usage or configuration
+)
+
+// cli is what every command needs of its surroundings.
+type cli struct {
+	environ        []string
+	stdout, stderr io.Writer
+	output         string // text or json
+}
+
+// run executes one command and returns its exit code.
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	c := &cli{environ: environ, stdout: stdout, stderr: stderr}
+	root := c.root()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	return c.report(err)
+}
+
+func (c *cli) root() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "walpost",
+		Short:         "Publish a transactional outbox from Postgres to Kafka",
+		Args:          noArgs,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if c.output != "text" && c.output != "json" {
+				return &usageError{fmt.Errorf("--output %q: want text or json", c.output)}
+			}
+			return nil
+		},
+	}
+	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "what is printed: text or json")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
+	root.CompletionOptions.HiddenDefaultCmd = true
+	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.configCommand(), c.checkpointCommand(), c.versionCommand())
+	return root
+}
+
+// usageError is a command line that cannot be understood.
+type usageError struct{ error }
+
+func (e *usageError) Unwrap() error { return e.error }
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, ", "))
+	}
+	return &usageError{err}
+}
+
+// report prints err with its hints and returns the exit code.
+func (c *cli) report(err error) int {
+	var invalid *config.Error
+	if errors.As(err, &invalid) {
+		for _, p := range invalid.Problems {
+			c.complain(p.String(), p.Hint)
+		}
+		return exitInvalid
+	}
+	var refused *cdc.RefusedError
+	hint := ""
+	if errors.As(err, &refused) {
+		hint = refused.Hint
+	}
+	for line := range strings.Lines(err.Error()) {
+		c.complain(strings.TrimSuffix(line, "\n"), "")
+	}
+	var poison *cdc.PoisonError
+	if errors.As(err, &poison) {
+		hint = "nothing behind this row was published or confirmed: change what refuses it, or delete the row's cause, and start again"
+	}
+	c.hint(hint)
+	var usage *usageError
+	if errors.As(err, &usage) {
+		c.hint("see walpost --help")
+		return exitInvalid
+	}
+	return exitFailed
+}
+
+func (c *cli) complain(text, hint string) {
+	_, _ = fmt.Fprintf(c.stderr, "walpost: %s\n", text)
+	c.hint(hint)
+}
+
+func (c *cli) hint(hint string) {
+	if hint != "" {
+		_, _ = fmt.Fprintf(c.stderr, "walpost: hint: %s\n", hint)
+	}
+}
+
+// print writes v as JSON, or what text writes.
+func (c *cli) print(v any, text func(w io.Writer) error) error {
+	if c.output == "json" {
+		enc := json.NewEncoder(c.stdout)
+		enc.SetIndent("", "  ")
+		return enc.Encode(v)
+	}
+	return text(c.stdout)
+}

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"os"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+
+	"github.com/walpost/walpost/internal/config"
+)
+
+func (c *cli) runCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Stream the outbox until told to stop",
+		Long: `Stream the outbox until told to stop: the main job.
+
+Creates its slot and its checkpoint table when they are missing and the role
+may; never the outbox table or the publication. On SIGTERM or SIGINT it stops
+reading, waits for what is in flight, saves the checkpoint, confirms it to
+Postgres and exits with 0. A second signal ends it at once.`,
+		Example: `  walpost run --dsn postgres://walpost@db/orders --brokers kafka-1:9092,kafka-2:9092
+  walpost run --config walpost.yaml`,
+		Args: noArgs,
+	}
+	config.AddFlags(cmd.Flags())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := config.Load(cmd.Flags(), c.environ)
+		if err != nil {
+			return err
+		}
+		log := newLogger(cfg.Log, c.stderr)
+		s, err := newService(cfg, log)
+		if err != nil {
+			return err
+		}
+		limitMemory(int64(cfg.Delivery.MaxInFlightBytes) + int64(cfg.Delivery.MaxTxMemory))
+		b := readBuildInfo()
+		log.Info("walpost starts", "version", b.Version, "slot", cfg.Postgres.Slot, "publication", cfg.Postgres.Publication, "brokers", cfg.Kafka.Brokers)
+		if err := s.run(cmd.Context()); err != nil {
+			return err
+		}
+		log.Info("walpost stopped", "checkpoint_lsn", s.pipeline.Status().Checkpoint.String())
+		return nil
+	}
+	return cmd
+}
+
+const (
+	// gcPercent keeps little garbage: the live heap is small, and what is
+	// allocated beside it is short-lived.
+	gcPercent = 50
+
+	// baseMemory is what the process needs beside its bounded buffers.
+	baseMemory = 32 << 20
+)
+
+// limitMemory tells the collector what the process should stay below, unless
+// the environment already does.
+func limitMemory(buffers int64) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(buffers + baseMemory)
+	}
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walpost/walpost/internal/admin"
+	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/checkpoint"
+	"github.com/walpost/walpost/pkg/outbox"
+	"github.com/walpost/walpost/pkg/sink/kafka"
+)
+
+// service is a configured pipeline and what watches it.
+type service struct {
+	cfg      config.Config
+	log      *slog.Logger
+	registry *prometheus.Registry
+	source   *pgsource.Source
+	sink     *kafka.Sink
+	store    store
+	pipeline *cdc.Pipeline
+}
+
+// store is a checkpoint store as the command owns it.
+type store interface {
+	cdc.Store
+	io.Closer
+}
+
+// newService wires the parts. It neither connects nor starts anything.
+func newService(cfg config.Config, log *slog.Logger) (*service, error) {
+	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		admin.NewBuildInfo(readBuildInfo().Version))
+	router, err := newRouter(cfg.Outbox)
+	if err != nil {
+		return nil, err
+	}
+	if s.source, err = newSource(cfg, log, s.registry); err != nil {
+		return nil, err
+	}
+	if s.store, err = newStore(cfg); err != nil {
+		return nil, err
+	}
+	if s.sink, err = newSink(cfg, log, s.registry); err != nil {
+		return nil, err
+	}
+	s.pipeline = cdc.NewPipeline(cdc.Config{
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route,
+		DrainTimeout:         cfg.Delivery.DrainTimeout,
+		CheckpointInterval:   cfg.Checkpoint.Interval,
+		MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
+		RetryInitial:         cfg.Delivery.Retry.Initial,
+		RetryMax:             cfg.Delivery.Retry.Max,
+		Logger:               log,
+	})
+	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status))
+	return s, nil
+}
+
+func (s *service) close() {
+	s.sink.Close()
+	if err := s.store.Close(); err != nil {
+		s.log.Debug("close checkpoint store", "error", err)
+	}
+}
+
+// run streams until ctx is done or something fails that cannot be mended by
+// trying again. The admin server ends last, so that a probe sees the drain.
+func (s *service) run(ctx context.Context) error {
+	defer s.close()
+	actx, stopAdmin := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopAdmin()
+	g, gctx := errgroup.WithContext(actx)
+	if s.cfg.Admin.Listen != "" {
+		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
+	}
+	g.Go(func() error {
+		defer stopAdmin()
+		pctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(gctx, cancel)() // the admin server has failed
+		return s.pipeline.Run(pctx)
+	})
+	return g.Wait()
+}
+
+func (s *service) listening(addr net.Addr) {
+	s.log.Info("admin server listening", "address", addr.String())
+}
+
+func (s *service) adminConfig() admin.Config {
+	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Gatherer: s.registry, Logger: s.log}
+}
+
+func (s *service) ready(ctx context.Context) (string, error) {
+	return admin.Condition{
+		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Kafka: s.sink.Healthy(ctx),
+		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
+	}.Ready()
+}
+
+func newRouter(o config.Outbox) (*outbox.Router, error) {
+	return outbox.NewRouter(outbox.Config{
+		ID: o.ID, Key: o.Key, Route: o.Route, Payload: o.Payload, Timestamp: o.Timestamp,
+		Place: o.Place, Topic: o.Topic, RouteRegex: o.RouteRegex,
+	})
+}
+
+func newSource(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
+	var tables []pgsource.Table
+	for _, t := range cfg.Outbox.Tables {
+		tables = append(tables, pgsource.Table(t))
+	}
+	p, o := cfg.Postgres, cfg.Outbox
+	return pgsource.New(pgsource.Config{
+		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
+		Columns: []string{o.ID, o.Key, o.Route, o.Payload}, Binary: outbox.BinarySafe,
+		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
+		Failover:    pgsource.Failover(p.Failover),
+		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval,
+		MaxTxMemory: int64(cfg.Delivery.MaxTxMemory), SpillDir: cfg.Delivery.SpillDir,
+		Registerer: reg, Logger: log,
+	})
+}
+
+func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Sink, error) {
+	k := cfg.Kafka
+	tls, err := kafka.TLS(k.TLS).Config()
+	if err != nil {
+		return nil, fmt.Errorf("kafka.tls: %w", err)
+	}
+	return kafka.New(kafka.Config{
+		Brokers: k.Brokers, Compression: string(k.Compression), Linger: k.Linger,
+		MaxMessageBytes: int(k.MaxMessageBytes), MaxInFlightBytes: int64(cfg.Delivery.MaxInFlightBytes),
+		CreateTopics: k.CreateTopics, Partitions: int(k.Partitions), ReplicationFactor: int(k.ReplicationFactor),
+		TLS: tls,
+		SASL: kafka.SASL{
+			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
+			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,
+		},
+		Logger: log, Registerer: reg,
+	})
+}
+
+func newStore(cfg config.Config) (store, error) {
+	dsn, slot := cfg.Postgres.ConnString(), cfg.Postgres.Slot
+	switch cfg.Checkpoint.Store {
+	case config.StoreSlot:
+		return checkpoint.NewSlot(checkpoint.SlotConfig{DSN: dsn, Slot: slot})
+	case config.StoreFile:
+		return checkpoint.NewFile(checkpoint.FileConfig{Path: cfg.Checkpoint.File, Slot: slot})
+	}
+	return checkpoint.NewPostgres(checkpoint.PostgresConfig{DSN: dsn, Slot: slot})
+}
+
+// newLogger writes to w what the configuration asks for.
+func newLogger(cfg config.Log, w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: cfg.Level}
+	if cfg.Format == config.LogJSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
+	}
+	return slog.New(slog.NewTextHandler(w, opts))
+}

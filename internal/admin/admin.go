@@ -1,0 +1,92 @@
+// Package admin is what an operator's tools ask: liveness, readiness and
+// metrics, over HTTP.
+package admin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+)
+
+// Config holds a server's settings.
+type Config struct {
+	// Listen is the TCP address, as in 127.0.0.1:9187.
+	Listen string
+
+	// Ready returns a word for what the instance is doing, or why it is not
+	// ready. It is called for each request, from any goroutine.
+	Ready func(context.Context) (string, error)
+
+	// Gatherer is what /metrics shows.
+	Gatherer prometheus.Gatherer
+
+	// Logger takes what the HTTP server itself complains about.
+	Logger *slog.Logger
+}
+
+const (
+	headerTimeout   = 5 * time.Second
+	readyTimeout    = 5 * time.Second
+	shutdownTimeout = time.Second
+)
+
+// Serve listens until ctx is done, and then returns nil. It fails at once if
+// the address cannot be had. listening, if not nil, is called with the address.
+func Serve(ctx context.Context, cfg Config, listening func(net.Addr)) error {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on admin.listen %q: %w", cfg.Listen, err)
+	}
+	if listening != nil {
+		listening(l.Addr())
+	}
+	srv := &http.Server{
+		Handler:           Handler(cfg),
+		ReadHeaderTimeout: headerTimeout,
+		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelWarn),
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", cfg.Listen, err)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
+		defer cancel()
+		if err := srv.Shutdown(sctx); err != nil {
+			return srv.Close() // a client that reads on and on is cut off
+		}
+		return nil
+	})
+	return g.Wait()
+}
+
+// Handler returns the routes.
+func Handler(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithTimeout(r.Context(), readyTimeout)
+		defer cancel()
+		word, err := cfg.Ready(ctx)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, word)
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	return mux
+}

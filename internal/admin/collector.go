@@ -1,0 +1,57 @@
+package admin
+
+import (
+	"runtime/debug"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// collector exports a pipeline's status at the moment it is asked for.
+type collector struct {
+	status func() cdc.Status
+
+	lag, unconfirmed, received, acknowledged, checkpoint *prometheus.Desc
+}
+
+// NewCollector returns the metrics of a pipeline.
+func NewCollector(status func() cdc.Status) prometheus.Collector {
+	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	return &collector{
+		status:       status,
+		lag:          desc("walpost_lag_seconds", "Age of the oldest unacknowledged commit; 0 when caught up."),
+		unconfirmed:  desc("walpost_unconfirmed_events", "Events from the oldest unacknowledged one on, acknowledged or not."),
+		received:     desc("walpost_received_lsn", "Everything committed before it has been handed to Kafka's producer."),
+		acknowledged: desc("walpost_acknowledged_lsn", "Everything committed before it is acknowledged by Kafka."),
+		checkpoint:   desc("walpost_checkpoint_lsn", "Saved position."),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (c *collector) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByCollect(c, ch) }
+
+// Collect implements [prometheus.Collector].
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	s := c.status()
+	gauge := func(d *prometheus.Desc, v float64) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
+	}
+	gauge(c.lag, s.Lag(time.Now()).Seconds())
+	gauge(c.unconfirmed, float64(s.Unconfirmed))
+	gauge(c.received, float64(s.Received))
+	gauge(c.acknowledged, float64(s.Acknowledged))
+	gauge(c.checkpoint, float64(s.Checkpoint))
+}
+
+// NewBuildInfo returns the metric walpost_build_info.
+func NewBuildInfo(version string) prometheus.Collector {
+	labels := prometheus.Labels{"version": version, "go_version": "unknown"}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		labels["go_version"] = info.GoVersion
+	}
+	g := prometheus.NewGauge(prometheus.GaugeOpts{Name: "walpost_build_info", Help: "1, with what was built as labels.", ConstLabels: labels})
+	g.Set(1)
+	return g
+}

@@ -1,0 +1,43 @@
+package admin
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// stallTime is how long nothing may be acknowledged before a lag counts as
+// standing still rather than as a backlog being worked off.
+const stallTime = 10 * time.Second
+
+// Condition is what readiness is judged by.
+type Condition struct {
+	Pipeline cdc.Status
+	Standby  bool  // waiting for a slot that another process holds
+	Kafka    error // why Kafka takes nothing, or nil
+	MaxLag   time.Duration
+	Now      time.Time
+}
+
+// Ready returns a word for what the instance is doing, or why it is not ready.
+func (c Condition) Ready() (string, error) {
+	switch {
+	case c.Standby:
+		return "standby", nil
+	case c.Pipeline.State != cdc.Streaming:
+		if c.Pipeline.Err != nil {
+			return "", fmt.Errorf("%s: %w", c.Pipeline.State, c.Pipeline.Err)
+		}
+		return "", errors.New(string(c.Pipeline.State))
+	case c.Kafka != nil:
+		return "", fmt.Errorf("kafka: %w", c.Kafka)
+	}
+	lag := c.Pipeline.Lag(c.Now)
+	if lag > c.MaxLag && c.Now.Sub(c.Pipeline.LastAck) > stallTime {
+		return "", fmt.Errorf("standing still: the oldest unacknowledged commit is %s old, and nothing was acknowledged for %s",
+			lag.Round(time.Second), stallTime)
+	}
+	return "streaming", nil
+}

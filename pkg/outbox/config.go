@@ -1,0 +1,94 @@
+package outbox
+
+import (
+	"cmp"
+	"errors"
+	"slices"
+	"strings"
+)
+
+// Config holds a router's settings. Column names are raw: as the catalog has
+// them, without quotes.
+type Config struct {
+	// Tables are the outbox tables, all of one shape, in the form that
+	// [ParseTable] reads. Defaults to public.outbox.
+	Tables []string
+
+	// ID is the column of the header id. Defaults to id.
+	ID string
+
+	// Key is the column of the record's key. Defaults to aggregateid.
+	Key string
+
+	// Route is the column that names the topic. Defaults to aggregatetype.
+	Route string
+
+	// Payload is the column of the record's value. Defaults to payload.
+	Payload string
+
+	// Timestamp is the column of the record's time, a timestamp (read as
+	// UTC) or timestamptz. None by default: the time is the commit's, as it
+	// is where the column is NULL.
+	Timestamp string
+
+	// Place lists further columns in Debezium's syntax:
+	// column:header[:alias] or column:partition. None by default.
+	Place []string
+
+	// Topic is the topic, in which ${name} and $1 stand for what the groups
+	// of RouteRegex matched, and a backslash makes the next character
+	// literal. Defaults to outbox.event.${routedByValue}.
+	Topic string
+
+	// RouteRegex is matched with the whole of the route column's value. If
+	// it does not match, the value is the topic; if it does, the topic is
+	// the value with the first match replaced by Topic, which is searched
+	// anew as Debezium does. Defaults to (?<routedByValue>.*).
+	RouteRegex string
+}
+
+func (c Config) withDefaults() Config {
+	if len(c.Tables) == 0 {
+		c.Tables = []string{DefaultTable}
+	}
+	c.ID = cmp.Or(c.ID, DefaultID)
+	c.Key = cmp.Or(c.Key, DefaultKey)
+	c.Route = cmp.Or(c.Route, DefaultRoute)
+	c.Payload = cmp.Or(c.Payload, DefaultPayload)
+	c.Topic = cmp.Or(c.Topic, DefaultTopic)
+	c.RouteRegex = cmp.Or(c.RouteRegex, DefaultRouteRegex)
+	return c
+}
+
+// settings is a Config that was found good.
+type settings struct {
+	Config
+	tables []Table
+	places []placement
+	topics *topics
+}
+
+// validate joins all problems, each of which names its setting.
+func (c Config) validate() (settings, error) {
+	s := settings{Config: c}
+	tables, errs := parseTables(c.Tables)
+	places, placeErrs := parsePlacements(c.Place)
+	topics, topicErr := newTopics(c.RouteRegex, c.Topic)
+	s.tables, s.places, s.topics = tables, places, topics
+	return s, errors.Join(slices.Concat(errs, placeErrs, []error{topicErr})...)
+}
+
+func parseTables(names []string) (tables []Table, errs []error) {
+	for _, name := range names {
+		table, err := ParseTable(name)
+		switch {
+		case err != nil:
+			errs = append(errs, problem("table", `write schema.table, with double quotes where SQL needs them: "My Schema".outbox`, "%w", err))
+		case slices.Contains(tables, table):
+			errs = append(errs, problem("table", "name each table once", "%s is named twice", strings.TrimSpace(name)))
+		default:
+			tables = append(tables, table)
+		}
+	}
+	return tables, errs
+}

@@ -1,0 +1,103 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+// errQuit is what acquire returns when quit is done.
+var errQuit = errors.New("quit")
+
+// budget bounds the bytes of the records in flight. acquire is called from one
+// goroutine, all else from any.
+type budget struct {
+	max   int64
+	space chan struct{} // receives a value after bytes were released
+
+	mu      sync.Mutex
+	bytes   int64         // guarded by mu
+	records int64         // guarded by mu
+	empty   chan struct{} // guarded by mu; closed when records falls to zero, nil while nobody waits
+}
+
+func newBudget(maxBytes int64) *budget {
+	return &budget{max: maxBytes, space: make(chan struct{}, 1)}
+}
+
+// acquire takes n bytes for one record, and reports whether it is the only one.
+// While the bytes are not there it waits, until ctx or quit is done. A record
+// that finds nothing in flight always passes.
+func (b *budget) acquire(ctx context.Context, quit <-chan struct{}, n int64) (first bool, err error) {
+	for {
+		if first, ok := b.try(n); ok {
+			return first, nil
+		}
+		select {
+		case <-b.space:
+		case <-quit:
+			return false, errQuit
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func (b *budget) try(n int64) (first, ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.records > 0 && b.bytes+n > b.max {
+		return false, false
+	}
+	b.bytes += n
+	b.records++
+	return b.records == 1, true
+}
+
+// release gives back the n bytes of one record.
+func (b *budget) release(n int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.bytes -= n
+	b.records--
+	if b.records == 0 && b.empty != nil {
+		close(b.empty)
+		b.empty = nil
+	}
+	select {
+	case b.space <- struct{}{}:
+	default: // a signal is already waiting
+	}
+}
+
+// wait returns once nothing is in flight, or ctx is done.
+func (b *budget) wait(ctx context.Context) error {
+	for empty := b.whenEmpty(); empty != nil; empty = b.whenEmpty() {
+		select {
+		case <-empty:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}
+
+// whenEmpty returns a channel that closes when nothing is in flight, or nil if
+// that is so now.
+func (b *budget) whenEmpty() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.records == 0 {
+		return nil
+	}
+	if b.empty == nil {
+		b.empty = make(chan struct{})
+	}
+	return b.empty
+}
+
+func (b *budget) inFlight() (records, bytes int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.records, b.bytes
+}

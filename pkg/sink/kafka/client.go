@@ -1,0 +1,131 @@
+package kafka
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+const (
+	// maxBackoff bounds every wait before something is tried again, so that
+	// a broker that comes back is used again within about that time.
+	maxBackoff = time.Second
+
+	// minBackoff is the first such wait.
+	minBackoff = 50 * time.Millisecond
+
+	// dialTimeout bounds a dial with its TLS handshake. A broker that came
+	// back while a dial hangs is not noticed before.
+	dialTimeout = 3 * time.Second
+
+	// idleTimeout keeps connections open over quiet minutes, so that the
+	// next event need not wait for a dial. It stays below the idle limits
+	// of brokers (10 min) and of common load balancers (4 min), counted
+	// twice, which is how long the client library may take.
+	idleTimeout = 110 * time.Second
+
+	// produceTimeout is how long a broker may wait for replicas, and with
+	// requestOverrun how long an answer may take before the connection is
+	// given up as dead.
+	produceTimeout = 10 * time.Second
+	requestOverrun = 5 * time.Second
+
+	// metadataMinAge is the least time between two looks at the cluster.
+	// What failed for a moved or missing leader waits for the next look.
+	metadataMinAge = 250 * time.Millisecond
+)
+
+// backoff returns the wait before try number tries+1, with jitter.
+func backoff(tries int) time.Duration {
+	d := min(maxBackoff, minBackoff<<min(max(tries-1, 0), 10))
+	return d*3/4 + rand.N(d/4)
+}
+
+// newClient makes a client, which dials when it is first used. Whatever may
+// pass it repeats without end and in order; only a refusal ends a record.
+func (s *Sink) newClient() (*kgo.Client, error) {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(s.cfg.Brokers...),
+		kgo.ClientID(s.cfg.ClientID),
+		kgo.SoftwareNameAndVersion("walpost", "1"),
+		kgo.WithLogger(clientLog{s}),
+		kgo.WithHooks(s.health),
+		kgo.Dialer(s.dial),
+
+		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
+		kgo.RecordPartitioner(newPartitioner()),
+		kgo.ProducerBatchCompression(codecs[s.cfg.Compression]()),
+		kgo.ProducerLinger(s.cfg.Linger),
+		kgo.ProducerBatchMaxBytesFn(s.topics.limit),
+		kgo.BrokerMaxWriteBytes(maxRequestBytes),
+
+		// The budget is ours: the client's own must never block.
+		kgo.MaxBufferedRecords(math.MaxInt32),
+
+		kgo.RecordRetries(math.MaxInt64 - 1),
+		kgo.UnknownTopicRetries(-1),
+		kgo.AlwaysRetryEOF(),
+		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.ProduceRequestTimeout(produceTimeout),
+		kgo.RequestTimeoutOverhead(requestOverrun),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.DisableClientMetrics(),
+
+		// A broker that lost what it knew about this producer gets the
+		// unacknowledged batches again, in order. What it lost of the
+		// acknowledged ones is the cluster's to answer for.
+		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
+	}
+	if m := s.cfg.SASL.mechanism(); m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	c, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, fmt.Errorf("kafka: %w", err)
+	}
+	return c, nil
+}
+
+// dial opens a connection. Whatever goes wrong is reported as a failed dial,
+// also in the handshake: that is what the client library repeats, while a
+// certificate that is not valid yet, or no more, would fail the records.
+func (s *Sink) dial(ctx context.Context, network, address string) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	conn, err := s.cfg.Dialer(ctx, network, address)
+	if err == nil && s.cfg.TLS != nil {
+		conn, err = handshake(ctx, conn, s.cfg.TLS, address)
+	}
+	if err == nil {
+		return conn, nil
+	}
+	var op *net.OpError
+	if errors.As(err, &op) && op.Op == "dial" {
+		return nil, err
+	}
+	return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: %w", address, err)}
+}
+
+func handshake(ctx context.Context, conn net.Conn, cfg *tls.Config, address string) (net.Conn, error) {
+	if cfg.ServerName == "" {
+		host, _, err := net.SplitHostPort(address)
+		if err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		cfg = cfg.Clone()
+		cfg.ServerName = host
+	}
+	secured := tls.Client(conn, cfg)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("TLS handshake: %w", err), conn.Close())
+	}
+	return secured, nil
+}

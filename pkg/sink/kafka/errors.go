@@ -1,0 +1,96 @@
+package kafka
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// ErrClosed is what a closed sink answers.
+var ErrClosed = errors.New("kafka: sink is closed")
+
+// outages are errors that an operator's hand, or time, can mend, and that the
+// client library takes for final. It would fail everything that waits for the
+// partition, while records handed over right after that would pass: a key's
+// order would be lost. Marked as retriable they are held and repeated in order
+// by the library itself. The mark is on the library's own variables and so
+// holds for the whole process.
+var outages = []*kerr.Error{
+	kerr.TopicAuthorizationFailed,
+	kerr.ClusterAuthorizationFailed,
+	kerr.SaslAuthenticationFailed,
+	kerr.UnsupportedSaslMechanism,
+	kerr.IllegalSaslState,
+	kerr.UnknownServerError,
+}
+
+func init() {
+	for _, e := range outages {
+		e.Retriable = true
+	}
+}
+
+// refusals are answers to a record that no retry can change.
+// https://kafka.apache.org/protocol#protocol_error_codes
+var refusals = []error{
+	kerr.MessageTooLarge,
+	kerr.RecordListTooLarge,
+	kerr.InvalidRecord,
+	kerr.InvalidTimestamp,
+	kerr.InvalidTopicException,
+	kerr.InvalidRequiredAcks,
+	kerr.PolicyViolation,
+	kerr.UnsupportedVersion,
+	kerr.UnsupportedForMessageFormat,
+	kerr.UnsupportedCompressionType,
+}
+
+func isRefusal(err error) bool {
+	for _, r := range refusals {
+		if errors.Is(err, r) {
+			return true
+		}
+	}
+	return false
+}
+
+// deliveryError is what done gets for a record that the client library failed
+// with err.
+func deliveryError(topic string, err error) error {
+	if isRefusal(err) {
+		return cdc.Poison(cdc.PoisonRefused, "topic %s: the broker refused the batch that this record is in: %w", topic, err)
+	}
+	return fmt.Errorf("write to topic %s: %w", topic, err)
+}
+
+// hints are what to do about an error, by what the error says. Some reach us
+// only as text, in a log line of the client library.
+var hints = []struct {
+	err  *kerr.Error
+	hint string
+}{
+	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
+	{kerr.UnknownTopicID, "the topic was deleted or created again"},
+	{kerr.TopicAuthorizationFailed, "allow the user to describe and write the topic"},
+	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
+	{kerr.SaslAuthenticationFailed, "check kafka.sasl"},
+	{kerr.UnsupportedSaslMechanism, "check kafka.sasl.mechanism"},
+	{kerr.IllegalSaslState, "check kafka.sasl"},
+	{kerr.NotEnoughReplicas, "bring the topic's replicas back, or lower its min.insync.replicas"},
+	{kerr.NotEnoughReplicasAfterAppend, "bring the topic's replicas back, or lower its min.insync.replicas"},
+	{kerr.InvalidReplicationFactor, "set kafka.replication_factor to at most the number of brokers"},
+	{kerr.PolicyViolation, "create the topic by hand, as the cluster's policy wants it"},
+}
+
+func hintFor(err error) string {
+	for _, h := range hints {
+		if errors.Is(err, h.err) || strings.Contains(err.Error(), h.err.Message) {
+			return h.hint
+		}
+	}
+	return "check kafka.brokers, kafka.tls and the brokers themselves"
+}

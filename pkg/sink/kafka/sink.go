@@ -1,0 +1,328 @@
+// Package kafka delivers records to Kafka: acknowledged by all in-sync
+// replicas, without duplicates from retries, keyed as the Java client does it.
+// An outage, also one that only an operator can end, is waited out in order.
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// Sink implements [cdc.Sink].
+type Sink struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	budget  *budget
+	health  *health
+	topics  topics
+	promise func(*kgo.Record, error) // the one that all records share
+
+	orphans    orphans
+	deliveries sync.Pool
+	client     atomic.Pointer[kgo.Client]
+
+	// quit is closed when a record is given up, or by Close. Whatever was
+	// not sent by then is not sent any more. told is closed once done has
+	// been called for that record.
+	quit, told         chan struct{}
+	quitOnce, toldOnce sync.Once
+	cause              error // why quit is closed; set before that
+
+	held []outcome // failures that follow from that record, until told; owned by the promise
+}
+
+// outcome is a call of done.
+type outcome struct {
+	d   *delivery
+	err error
+}
+
+// New returns a Sink, or all problems of cfg. It does not dial. The Sink must
+// be closed.
+func New(cfg Config) (*Sink, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	s := &Sink{
+		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer),
+		budget: newBudget(cfg.MaxInFlightBytes),
+		quit:   make(chan struct{}), told: make(chan struct{}),
+	}
+	s.promise = s.delivered
+	s.deliveries.New = func() any { return &delivery{sink: s} }
+	s.orphans.feeding = make(chan struct{}, 1)
+	s.topics.known = make(map[string]*topic)
+	s.topics.fallback = int32(max(cfg.MaxMessageBytes, minMessageBytes))
+	s.health = newHealth(cfg.Logger, s.metrics, s.budget, s.quit)
+	c, err := s.newClient()
+	if err != nil {
+		return nil, err
+	}
+	s.client.Store(c)
+	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
+	return s, nil
+}
+
+// Produce implements [cdc.Sink]. The first record for a topic also waits, until
+// ctx is done, for the topic to exist and to be readable for this client. A
+// record is poison if its topic's name is illegal, its partition does not
+// exist, its time cannot be written, or it is larger than the topic takes.
+func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
+	if s.failure() != nil {
+		return s.refuse(ctx)
+	}
+	t, err := s.admit(ctx, r)
+	if err != nil {
+		return s.count(err)
+	}
+	size := footprint(r)
+	first, err := s.budget.acquire(ctx, s.quit, size)
+	if errors.Is(err, errQuit) {
+		return s.refuse(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	if first {
+		s.health.progressed(time.Now())
+	}
+	if err := s.feed(ctx); err != nil {
+		s.budget.release(size)
+		return err
+	}
+	defer s.unfeed()
+	d := s.deliveries.Get().(*delivery)
+	d.record, d.done, d.topic, d.size = r, done, t, size
+	s.send(d)
+	return nil
+}
+
+// feed waits for the right to give records to a client, until ctx is done.
+// unfeed gives it back.
+func (s *Sink) feed(ctx context.Context) error {
+	select {
+	case s.orphans.feeding <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s.orphans.feeding <- struct{}{}:
+		return nil
+	case <-s.quit:
+		return s.refuse(ctx)
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Sink) unfeed() { <-s.orphans.feeding }
+
+// Flush implements [cdc.Sink]. It ends the linger of what waits for more.
+func (s *Sink) Flush(ctx context.Context) error {
+	if err := s.client.Load().Flush(ctx); err != nil {
+		return context.Cause(ctx)
+	}
+	return s.budget.wait(ctx)
+}
+
+// Close ends the sink, without a wait for Kafka: what was not acknowledged is
+// done with [ErrClosed], though it may be durable. It must not run beside
+// Produce. Closing again does nothing.
+func (s *Sink) Close() {
+	s.giveUp(ErrClosed)
+	s.tell()
+	s.closeClients()
+	_ = s.budget.wait(context.Background()) // ends: the client has failed what it held
+}
+
+// failure returns why the sink takes no more, or nil. It does not wrap a
+// PoisonError, which belongs to one record and not to those that follow it.
+func (s *Sink) failure() error {
+	select {
+	case <-s.quit:
+		if errors.Is(s.cause, ErrClosed) {
+			return ErrClosed
+		}
+		return fmt.Errorf("kafka: sink has given up: %v", s.cause) //nolint:errorlint // see above
+	default:
+		return nil
+	}
+}
+
+// refuse returns the failure, and not before done has reported its reason.
+func (s *Sink) refuse(ctx context.Context) error {
+	select {
+	case <-s.told:
+		return s.failure()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// giveUp closes the sink for records. Only the first cause counts. The client
+// library must call it, through its log, before it fails the first record:
+// what Produce hands over after that is then never sent, see delivery.Done, and
+// cannot overtake.
+func (s *Sink) giveUp(cause error) {
+	s.quitOnce.Do(func() {
+		s.cause = cause
+		close(s.quit)
+	})
+}
+
+// delivered is called by the client for every record, one at a time.
+func (s *Sink) delivered(kr *kgo.Record, err error) {
+	d := kr.Context.(*delivery)
+	if err == nil {
+		s.acknowledged(d)
+		s.finish(d, nil)
+		return
+	}
+	recreated := errors.Is(err, kerr.UnknownTopicID)
+	if recreated && s.orphan(d) {
+		return
+	}
+	if recreated || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
+		s.hold(d)
+		return
+	}
+	err = deliveryError(d.topic.name, err)
+	s.giveUp(err)
+	s.finish(d, err)
+	s.tell()
+	s.finishHeld()
+}
+
+// hold fails d for what made the sink give up, once that was told.
+func (s *Sink) hold(d *delivery) {
+	s.held = append(s.held, outcome{d, s.failure()})
+	select {
+	case <-s.told:
+		s.finishHeld()
+	default:
+	}
+}
+
+func (s *Sink) tell() { s.toldOnce.Do(func() { close(s.told) }) }
+
+// finishHeld fails what was given up because of another record, after that
+// one: the first error that done reports is then the reason for all.
+func (s *Sink) finishHeld() {
+	for _, o := range s.held {
+		s.finish(o.d, o.err)
+	}
+	s.held = nil
+}
+
+func (s *Sink) acknowledged(d *delivery) {
+	now := time.Now()
+	s.health.progressed(now)
+	d.topic.processed.Inc()
+	s.metrics.latency.Observe(max(0, now.Sub(d.record.CommitTime)).Seconds())
+}
+
+// finish calls done, after which the record is not the sink's any more.
+func (s *Sink) finish(d *delivery, err error) {
+	r, done, size := d.record, d.done, d.size
+	d.clear()
+	s.deliveries.Put(d)
+	if err != nil {
+		_ = s.count(err)
+	}
+	done(r, err)
+	s.budget.release(size)
+}
+
+// count counts err, if it is a failure and not the end of a wait, and returns it.
+func (s *Sink) count(err error) error {
+	var poison *cdc.PoisonError
+	switch {
+	case errors.As(err, &poison):
+		s.metrics.failed.WithLabelValues(string(poison.Reason)).Inc()
+	case !errors.Is(err, ErrClosed) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
+		s.metrics.failed.WithLabelValues("other").Inc()
+	}
+	return err
+}
+
+// delivery is a record on its way. It is its kgo.Record's own context, by which
+// the shared promise finds it, and is used again for another record: what a
+// context is asked for does not change with the record.
+type delivery struct {
+	kgo.Record
+	sink *Sink
+
+	record *cdc.Record
+	done   func(*cdc.Record, error)
+	topic  *topic
+	size   int64
+}
+
+// maxPooledHeaders is the largest capacity for headers that is kept.
+const maxPooledHeaders = 64
+
+// prepare makes the kgo.Record.
+func (d *delivery) prepare() {
+	r := d.record
+	headers := d.Headers[:0]
+	for i := range r.Headers {
+		headers = append(headers, kgo.RecordHeader{Key: r.Headers[i].Key, Value: r.Headers[i].Value})
+	}
+	d.Record = kgo.Record{
+		Topic: d.topic.name, Partition: r.Partition, Key: r.Key, Value: r.Value,
+		Headers: headers, Timestamp: r.Timestamp, Context: d,
+	}
+}
+
+func (d *delivery) clear() {
+	headers := d.Headers[:0]
+	if cap(headers) > maxPooledHeaders {
+		headers = nil
+	}
+	clear(d.Headers)
+	d.Record = kgo.Record{Headers: headers}
+	d.record, d.done, d.topic = nil, nil, nil
+}
+
+// Deadline implements [context.Context].
+func (*delivery) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done implements [context.Context]. The client library looks at it before it
+// sends a batch for the first time.
+func (d *delivery) Done() <-chan struct{} { return d.sink.quit }
+
+// Err implements [context.Context].
+func (d *delivery) Err() error {
+	select {
+	case <-d.sink.quit:
+		return context.Canceled
+	default:
+		return nil
+	}
+}
+
+// Value implements [context.Context].
+func (*delivery) Value(any) any { return nil }
+
+// maxSeconds is the last time that the client library can write: it counts
+// nanoseconds on the way to Kafka's milliseconds.
+const maxSeconds = math.MaxInt64 / int64(time.Second)
+
+// writable reports whether t can be a record's timestamp: brokers refuse what
+// lies before 1970.
+func writable(t time.Time) bool {
+	return t.IsZero() || t.Unix() >= 0 && t.Unix() < maxSeconds
+}

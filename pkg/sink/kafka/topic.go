@@ -1,0 +1,278 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+const (
+	// defaultMessageBytes is Kafka's default of max.message.bytes.
+	// https://kafka.apache.org/documentation/#topicconfigs_max.message.bytes
+	defaultMessageBytes = 1048588
+
+	// askTimeout bounds one round of questions about a topic.
+	askTimeout = 5 * time.Second
+
+	// maxTopicName is the longest legal name of a topic.
+	maxTopicName = 249
+)
+
+// topic is what is known about a topic.
+type topic struct {
+	name      string
+	processed prometheus.Counter
+	stale     atomic.Bool // the topic was created again, and may be another now
+
+	partitions int32 // owned by the producing goroutine
+	limit      int32 // bytes in a batch; guarded by topics.mu for all but the producing goroutine
+}
+
+// topics are those that records went to. Only the producing goroutine writes,
+// with mu held, and so it alone reads without.
+type topics struct {
+	fallback int32 // limit of a topic that is not known
+
+	mu    sync.Mutex
+	known map[string]*topic // guarded by mu
+}
+
+// limit returns how large a batch for the topic may be. Safe to call from any
+// goroutine.
+func (ts *topics) limit(name string) int32 {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	if t := ts.known[name]; t != nil {
+		return t.limit
+	}
+	return ts.fallback
+}
+
+func (ts *topics) set(t *topic, f facts) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	t.partitions, t.limit = f.partitions, f.limit
+	ts.known[t.name] = t
+}
+
+// facts are what the cluster says about a topic.
+type facts struct {
+	partitions int32
+	limit      int32
+}
+
+// admit returns r's topic if r can be written there.
+func (s *Sink) admit(ctx context.Context, r *cdc.Record) (*topic, error) {
+	t := s.topics.known[r.Topic]
+	if t == nil || t.stale.Load() {
+		var err error
+		if t, err = s.meet(ctx, r.Topic); err != nil {
+			return nil, err
+		}
+	}
+	if !writable(r.Timestamp) {
+		return nil, cdc.Poison(cdc.PoisonRow, "timestamp %s cannot be written: want a time from 1970 to 2262", r.Timestamp.Format(time.RFC3339))
+	}
+	if r.Partition < -1 {
+		return nil, cdc.Poison(cdc.PoisonRow, "partition %d is not a partition", r.Partition)
+	}
+	if size := batchSize(r); size > int(t.limit) || r.Partition >= t.partitions {
+		return t, s.reconsider(ctx, t, r, size)
+	}
+	return t, nil
+}
+
+// meet learns about a topic for its first record.
+func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
+	if !isTopicName(name) {
+		return nil, cdc.Poison(cdc.PoisonTopic, "topic name %q is illegal: want 1 to %d of a-z, A-Z, 0-9, '.', '_' and '-', but not \".\" or \"..\"", name, maxTopicName)
+	}
+	f, err := s.learn(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	t := &topic{name: name, processed: s.metrics.processed.WithLabelValues(name)}
+	s.topics.set(t, f)
+	return t, nil
+}
+
+// isTopicName reports whether Kafka takes name for a topic's.
+// https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/internals/Topic.java
+func isTopicName(name string) bool {
+	if name == "" || len(name) > maxTopicName || name == "." || name == ".." {
+		return false
+	}
+	for i := range len(name) {
+		c := name[i]
+		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !letter && c != '.' && c != '_' && c != '-' {
+			return false
+		}
+	}
+	return true
+}
+
+// reconsider looks at the topic again before it refuses r: the topic may have
+// grown. If so the client is replaced, since it keeps what it knew.
+func (s *Sink) reconsider(ctx context.Context, t *topic, r *cdc.Record, size int) error {
+	f, err := s.learn(ctx, t.name)
+	switch {
+	case err != nil:
+		return err
+	case size > int(f.limit):
+		return cdc.Poison(cdc.PoisonOversize, "record takes %d bytes, and topic %s takes at most %d", size, t.name, f.limit)
+	case r.Partition >= f.partitions:
+		return cdc.Poison(cdc.PoisonRow, "partition %d does not exist: topic %s has %d", r.Partition, t.name, f.partitions)
+	}
+	if err := s.Flush(ctx); err != nil {
+		return err
+	}
+	if err := s.feed(ctx); err != nil {
+		return err
+	}
+	defer s.unfeed()
+	s.topics.set(t, f)
+	return s.replaceClient()
+}
+
+// learn asks about a topic until there is an answer, or ctx is done. No answer
+// is final but that the name is illegal.
+func (s *Sink) learn(ctx context.Context, name string) (facts, error) {
+	for tries := 1; ; tries++ {
+		f, err := s.ask(ctx, name)
+		switch {
+		case err == nil:
+			s.health.release()
+			return f, nil
+		case errors.Is(err, kerr.InvalidTopicException):
+			s.health.release()
+			return facts{}, cdc.Poison(cdc.PoisonTopic, "topic %s: %w", name, err)
+		case ctx.Err() != nil:
+			return facts{}, context.Cause(ctx)
+		}
+		s.health.hold(name, err)
+		if err := s.pause(ctx, backoff(tries)); err != nil {
+			return facts{}, err
+		}
+	}
+}
+
+func (s *Sink) pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-s.quit:
+		return s.failure()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// ask is one round of learn.
+func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	admin := kadm.NewClient(s.client.Load())
+	partitions, err := s.countPartitions(ctx, name)
+	if errors.Is(err, kerr.UnknownTopicOrPartition) && s.cfg.CreateTopics {
+		partitions, err = s.create(ctx, admin, name)
+	}
+	if err != nil {
+		return facts{}, err
+	}
+	limit, err := s.askLimit(ctx, admin, name)
+	return facts{partitions, limit}, err
+}
+
+// countPartitions asks a broker, not the client's cache as kadm would.
+func (s *Sink) countPartitions(ctx context.Context, name string) (int32, error) {
+	req := kmsg.NewPtrMetadataRequest()
+	t := kmsg.NewMetadataRequestTopic()
+	t.Topic = &name
+	req.Topics = append(req.Topics, t)
+	resp, err := req.RequestWith(ctx, s.client.Load())
+	if err == nil && len(resp.Topics) == 1 {
+		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
+	}
+	switch {
+	case err != nil:
+		return 0, fmt.Errorf("describe topic %s: %w", name, err)
+	case len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) == 0:
+		return 0, fmt.Errorf("describe topic %s: no partitions", name)
+	}
+	return int32(len(resp.Topics[0].Partitions)), nil
+}
+
+// create creates the topic, and waits until brokers know it.
+func (s *Sink) create(ctx context.Context, admin *kadm.Client, name string) (int32, error) {
+	resp, err := admin.CreateTopic(ctx, int32(s.cfg.Partitions), int16(s.cfg.ReplicationFactor), nil, name)
+	switch {
+	case errors.Is(err, kerr.TopicAlreadyExists):
+	case err != nil && resp.ErrMessage != "":
+		return 0, fmt.Errorf("create topic %s: %w: %s", name, err, resp.ErrMessage)
+	case err != nil:
+		return 0, fmt.Errorf("create topic %s: %w", name, err)
+	default:
+		s.log.Info("created topic", "topic", name)
+	}
+	for {
+		partitions, err := s.countPartitions(ctx, name)
+		if !errors.Is(err, kerr.UnknownTopicOrPartition) {
+			return partitions, err
+		}
+		if err := s.pause(ctx, minBackoff); err != nil {
+			return 0, err
+		}
+	}
+}
+
+// askLimit returns the size of the largest batch that the topic takes. A user
+// who may write a topic need not be allowed to read its settings.
+func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (int32, error) {
+	if s.cfg.MaxMessageBytes > 0 {
+		return int32(s.cfg.MaxMessageBytes), nil
+	}
+	configs, err := admin.DescribeTopicConfigs(ctx, name)
+	if err == nil && len(configs) == 1 {
+		err = configs[0].Err
+	}
+	switch {
+	case errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed):
+		if s.topics.known[name] == nil {
+			s.log.Info("topic settings are not readable, taking Kafka's default", "topic", name, "max_message_bytes", defaultMessageBytes)
+		}
+		return defaultMessageBytes, nil
+	case err != nil:
+		return 0, fmt.Errorf("describe settings of topic %s: %w", name, err)
+	case len(configs) != 1:
+		return 0, fmt.Errorf("describe settings of topic %s: no answer", name)
+	}
+	return batchLimit(configs[0].Configs), nil
+}
+
+// batchLimit is the smaller of two settings: a batch must also fit in a segment.
+func batchLimit(configs []kadm.Config) int32 {
+	limit := int64(maxRequestBytes - requestOverhead)
+	for _, c := range configs {
+		if c.Value == nil || c.Key != "max.message.bytes" && c.Key != "segment.bytes" {
+			continue
+		}
+		if n, err := strconv.ParseInt(*c.Value, 10, 64); err == nil {
+			limit = min(limit, n)
+		}
+	}
+	return int32(limit)
+}

@@ -1,0 +1,184 @@
+// Package harness runs walpost as users do, a process of its own between real
+// servers, and checks from the outside what arrived: it reads Kafka, the table,
+// the checkpoint and the slot, and nothing of walpost's insides.
+package harness
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+var (
+	buildOnce sync.Once
+	binary    string
+	errBuild  error
+)
+
+// Binary builds walpost once a test process, as a release is built, and returns
+// its path. The file lives in the folder of the first test that asks for it: ask
+// in TestMain's stead by passing a folder that outlives them all.
+func Binary(dir string) (string, error) {
+	buildOnce.Do(func() {
+		binary = filepath.Join(dir, "walpost")
+		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/walpost/walpost/cmd/walpost") //nolint:noctx // bounded by the test's own timeout
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			errBuild = fmt.Errorf("build walpost: %w\n%s", err, out)
+		}
+	})
+	return binary, errBuild
+}
+
+// Process is a running walpost.
+type Process struct {
+	Args []string
+
+	cmd    *exec.Cmd
+	log    *lockedBuffer
+	exited chan struct{}
+	err    error // of Wait; set before exited is closed
+}
+
+// Start runs walpost with args and env on top of a clean environment, so that
+// the tester's own variables mean nothing. The process is killed with the test.
+func Start(t testing.TB, path string, env []string, args ...string) *Process {
+	t.Helper()
+	p := &Process{Args: args, log: &lockedBuffer{}, exited: make(chan struct{})}
+	p.cmd = exec.Command(path, args...) //nolint:noctx // ended by Cleanup
+	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + t.TempDir()}, env...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start walpost: %v", err)
+	}
+	go func() {
+		p.err = p.cmd.Wait()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		p.Signal(syscall.SIGKILL)
+		<-p.exited
+		if t.Failed() {
+			t.Logf("walpost %s:\n%s", strings.Join(args, " "), tail(p.Log(), 8000))
+		}
+	})
+	return p
+}
+
+func tail(s string, n int) string {
+	if len(s) > n {
+		return "..." + s[len(s)-n:]
+	}
+	return s
+}
+
+// Signal sends a signal. One to a process that has ended does nothing.
+func (p *Process) Signal(sig os.Signal) { _ = p.cmd.Process.Signal(sig) }
+
+// Wait waits for the end and returns the exit code, -1 if a signal ended it.
+func (p *Process) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.exited:
+		return p.cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return 0, fmt.Errorf("walpost still runs: %w", context.Cause(ctx))
+	}
+}
+
+// Exited is closed when the process has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Log returns what the process wrote so far, of both streams.
+func (p *Process) Log() string { return p.log.String() }
+
+// PeakRSS returns the most memory that the process had resident, in bytes. It is
+// the kernel's own count.
+func (p *Process) PeakRSS() (int64, error) {
+	select {
+	case <-p.exited:
+		ru, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		if !ok {
+			return 0, errors.New("no resource usage")
+		}
+		return ru.Maxrss << 10, nil
+	default:
+	}
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	for line := range strings.Lines(string(status)) {
+		var kb int64
+		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+			return kb << 10, nil
+		}
+	}
+	return 0, errors.New("no VmHWM in the process's status")
+}
+
+// CPU returns the CPU time of a process that has ended.
+func (p *Process) CPU() time.Duration {
+	<-p.exited
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
+}
+
+// Ready asks /readyz at addr, and returns the status code and the text; 0 if
+// nothing listens.
+func Ready(ctx context.Context, addr string) (int, string) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+	if err != nil {
+		return 0, err.Error()
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer func() { _ = res.Body.Close() }()
+	var body bytes.Buffer
+	_, _ = body.ReadFrom(res.Body)
+	return res.StatusCode, strings.TrimSpace(body.String())
+}
+
+// Eventually polls cond until it holds, and fails the test if it does not within
+// limit.
+func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for !cond() {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", limit, what)
+		}
+		<-ticker.C
+	}
+}
+
+type lockedBuffer struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (b *lockedBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.Write(p)
+}
+
+func (b *lockedBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.buf.String()
+}
