@@ -32,8 +32,12 @@ BEGIN
     timeline    bigint,
     lsn         pg_lsn,
     saved_at    timestamptz,
+    partial_commit_lsn pg_lsn,
+    partial_rows       bigint,
     CONSTRAINT checkpoint_position_is_whole
-      CHECK (num_nulls(system_id, timeline, lsn, saved_at) IN (0, 4))
+      CHECK (num_nulls(system_id, timeline, lsn, saved_at) IN (0, 4)),
+    CONSTRAINT checkpoint_partial_is_whole
+      CHECK (num_nulls(partial_commit_lsn, partial_rows) IN (0, 2))
   ) WITH (fillfactor = 20);
   COMMENT ON TABLE walpost.checkpoint IS 'How far each slot has been published';
   COMMENT ON COLUMN walpost.checkpoint.epoch IS
@@ -44,5 +48,7 @@ BEGIN
     'The cluster that the position belongs to, as pg_control_system() prints it';
   COMMENT ON COLUMN walpost.checkpoint.lsn IS
     'Everything that was committed before it is in Kafka; NULL until the first save';
+  COMMENT ON COLUMN walpost.checkpoint.partial_rows IS
+    'Rows in Kafka of the next transaction, whose commit record is at partial_commit_lsn';
 END
 $do$;

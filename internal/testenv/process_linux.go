@@ -11,7 +11,7 @@ import (
 )
 
 func processAttributes(user *syscall.Credential, death syscall.Signal) *syscall.SysProcAttr {
-	return &syscall.SysProcAttr{Credential: user, Setpgid: true}
+	return &syscall.SysProcAttr{Credential: user, Setpgid: true, Pdeathsig: death}
 }
 
 // children returns the processes whose parent is pid.

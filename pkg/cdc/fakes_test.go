@@ -35,6 +35,7 @@ type server struct {
 	confirmed cdc.LSN
 	opens     int
 	refuse    error // what Open returns
+	onBreak   func()
 	grew      chan struct{}
 }
 
@@ -92,6 +93,9 @@ func (s *server) breaksAt(event string) bool {
 	defer s.mu.Unlock()
 	b := s.breaks[event]
 	delete(s.breaks, event)
+	if b && s.onBreak != nil {
+		s.onBreak()
+	}
 	return b
 }
 

@@ -9,22 +9,43 @@ import (
 // handler is the pipeline as its stream sees it.
 type handler Pipeline
 
+// errStopping ends a stream that hands over something after it was stopped.
+var errStopping = errors.New("pipeline is stopping")
+
 func (h *handler) Begin(tx Transaction) error {
+	h.handing.Lock()
+	defer h.handing.Unlock()
 	switch {
+	case h.stopping:
+		return errStopping
 	case h.tx == nil:
 		h.tx = h.acks.Begin(tx)
-		h.ordinal, h.handed = 0, 0
+		h.handed = 0
 	case !h.resumed:
 		return errors.New("begin inside a transaction")
-	case h.tx.info.CommitLSN != tx.CommitLSN:
-		return fmt.Errorf("the transaction committed at %s, which was cut off, did not come again: got %s", h.tx.info.CommitLSN, tx.CommitLSN)
+	case h.cut != tx.CommitLSN:
+		return h.vanished(fmt.Sprintf("did not come again: the next one is of %s", tx.CommitLSN))
+	default:
+		h.tx.resume(tx)
 	}
-	h.resumed = false
+	h.cut, h.ordinal, h.resumed = tx.CommitLSN, 0, false
 	return nil
 }
 
+// vanished refuses to go on when a transaction that was published in part is not
+// in the server's history any more.
+func (h *handler) vanished(how string) error {
+	return Refuse("the server's history has changed: find out what the consumers have seen, then delete the checkpoint to start from the slot's own position",
+		"the transaction committed at %s, of which %d rows were published before the stream was cut, %s", h.cut, h.handed, how)
+}
+
 func (h *handler) Insert(ctx context.Context, ev *Event) error {
-	if h.tx == nil || h.resumed {
+	h.handing.Lock()
+	defer h.handing.Unlock()
+	switch {
+	case h.stopping:
+		return errStopping
+	case h.tx == nil || h.resumed:
 		return errors.New("insert outside a transaction")
 	}
 	h.ordinal++
@@ -65,11 +86,15 @@ func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) e
 }
 
 func (h *handler) Commit(end LSN) error {
-	if h.tx == nil || h.resumed {
+	h.handing.Lock()
+	defer h.handing.Unlock()
+	switch {
+	case h.stopping:
+		return errStopping
+	case h.tx == nil || h.resumed:
 		return errors.New("commit outside a transaction")
-	}
-	if h.ordinal < h.handed {
-		return fmt.Errorf("the transaction that ends at %s came again with %d rows, after %d were handed over", end, h.ordinal, h.handed)
+	case h.ordinal < h.handed:
+		return h.vanished(fmt.Sprintf("came again with %d", h.ordinal))
 	}
 	h.tx.Commit(end)
 	h.tx = nil

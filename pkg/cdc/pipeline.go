@@ -59,18 +59,21 @@ type Pipeline struct {
 	failed chan error // the first event that could not be published; capacity 1
 	done   func(*Record, error)
 
-	// Owned by Run's goroutine, and by the stream's while one runs.
-	session session
-	tx      *Tx   // the open transaction
-	ordinal int64 // rows of it that were received in this stream
-	handed  int64 // rows of it that were handed over, in any stream
-	resumed bool  // tx was opened in an earlier stream, and has to come again
+	session session // owned by Run's goroutine
+
+	handing  sync.Mutex // held while something is handed over; guards the rest of this block
+	stopping bool       // nothing more is taken
+	tx       *Tx        // the open transaction
+	cut      LSN        // its commit record
+	ordinal  int64      // rows of it that were received in this stream
+	handed   int64      // rows of it that were handed over, in any stream or process
+	resumed  bool       // tx was opened in an earlier stream, and has to come again
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
 
 	saving sync.Mutex // held during a save
-	saved  LSN        // guarded by saving
+	saved  Position   // guarded by saving
 
 	mu     sync.Mutex
 	status Status   // guarded by mu
@@ -150,18 +153,35 @@ func finalCause(ctx context.Context, err error) error {
 // delivered, saved, confirmed, in this order and nowhere else. A failed save
 // ends the stream: the store may or may not hold the new position, and only a
 // fresh Load can tell.
-func (p *Pipeline) save(ctx context.Context, s Stream, final bool) error {
+func (p *Pipeline) save(ctx context.Context, s Stream) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
 	mark, events := p.acks.Watermark()
-	if mark <= p.saved || (!final && events <= p.saved && mark-p.saved < minIdleAdvance) {
+	if mark <= p.saved.LSN || (events <= p.saved.LSN && mark-p.saved.LSN < minIdleAdvance) {
 		return nil
 	}
-	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark}
+	return p.saveAt(ctx, s, mark, Partial{})
+}
+
+// saveLast is save at the end: it also saves a small advance, and how far the
+// open transaction was delivered.
+func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) error {
+	p.saving.Lock()
+	defer p.saving.Unlock()
+	mark, _ := p.acks.Watermark()
+	if mark < p.saved.LSN || mark == p.saved.LSN && partial == p.saved.Partial {
+		return nil
+	}
+	return p.saveAt(ctx, s, mark, partial)
+}
+
+// saveAt saves and confirms. p.saving must be held.
+func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
+	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
 	}
-	p.saved = mark
+	p.saved = pos
 	p.setCheckpoint(mark)
 	if s != nil {
 		s.Confirm(mark)
@@ -177,15 +197,32 @@ func (p *Pipeline) drain(ctx context.Context, s Stream) error {
 		return nil
 	}
 	p.setState(Stopping, nil)
+	partial := p.stopHanding()
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
 	err := p.cfg.Sink.Flush(dctx)
 	cancel()
+	if err != nil || len(p.failed) > 0 {
+		partial = Partial{} // some of it may not have been delivered
+	}
 	if err != nil {
 		err = fmt.Errorf("flush sink: %w; what is unacknowledged will be published again", err)
 	}
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
 	defer cancel()
-	return errors.Join(err, p.save(sctx, s, true))
+	return errors.Join(err, p.saveLast(sctx, s, partial))
+}
+
+// stopHanding takes nothing more from the stream, and returns how far the open
+// transaction was handed over. A call that is under way ends with the context
+// that the stream gave it.
+func (p *Pipeline) stopHanding() Partial {
+	p.handing.Lock()
+	defer p.handing.Unlock()
+	p.stopping = true
+	if p.tx == nil || p.handed == 0 {
+		return Partial{}
+	}
+	return Partial{CommitLSN: p.cut, Rows: p.handed}
 }
 
 // delivered is called by the sink for every record.

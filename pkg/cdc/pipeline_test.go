@@ -31,6 +31,8 @@ type rig struct {
 	outcome func(*cdc.Record) sinktest.Outcome
 	sinks   []*sinktest.Memory // one for each process
 	drain   time.Duration
+
+	inFlight int // bound of the sink; zero is its default
 }
 
 func newRig(t *testing.T, txs ...scriptTx) *rig {
@@ -40,7 +42,7 @@ func newRig(t *testing.T, txs ...scriptTx) *rig {
 
 // process makes a pipeline as a new process would have it.
 func (r *rig) process() (*cdc.Pipeline, *sinktest.Memory) {
-	sink := sinktest.NewMemory(sinktest.MemoryConfig{Partitions: 2, Outcome: r.outcome})
+	sink := sinktest.NewMemory(sinktest.MemoryConfig{Partitions: 2, MaxInFlight: r.inFlight, Outcome: r.outcome})
 	r.sinks = append(r.sinks, sink)
 	return cdc.NewPipeline(cdc.Config{
 		Source: r.server, Sink: sink, Store: r.store.Open(), Route: route, DrainTimeout: r.drain,
@@ -275,6 +277,62 @@ func TestPipelineDrains(t *testing.T) {
 		}
 		if n := r.check(); n != 0 {
 			t.Errorf("%d duplicates, want none", n)
+		}
+	})
+}
+
+// A stop inside a transaction never confirms it, and the next process goes on
+// where it was: nothing of it is repeated.
+func TestPipelineStopsInsideTransaction(t *testing.T) {
+	for _, drained := range []bool{true, false} {
+		t.Run(map[bool]string{true: "Drained", false: "NotDrained"}[drained], func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, script[0], scriptTx{keys: []string{"a", "b", "c", "d", "a", "b"}, end: 100}, scriptTx{keys: []string{"a"}, end: 110})
+				stuck := true
+				r.outcome = func(rec *cdc.Record) sinktest.Outcome {
+					if stuck && rec.Ordinal > 3 && rec.CommitLSN == 99 {
+						if !drained {
+							return sinktest.Outcome{Lost: true, Silent: true}
+						}
+						time.Sleep(10 * time.Second)
+					}
+					return sinktest.Outcome{}
+				}
+				r.inFlight, r.drain = 1, 15*time.Second
+				err := r.run(time.Second)
+				if (err == nil) != drained {
+					t.Fatalf("Run() = %v, drained %v", err, drained)
+				}
+				if got := r.server.confirmed; got != 10 {
+					t.Errorf("confirmed = %s, want 0/A", got)
+				}
+				stuck = false
+				if err := r.run(time.Minute); err != nil {
+					t.Fatal(err)
+				}
+				duplicates := r.check()
+				if drained && duplicates != 0 || !drained && duplicates != 3 {
+					t.Errorf("%d duplicates", duplicates)
+				}
+				if got := r.store.Checkpoint().Position; got.LSN != 110 || got.Partial != (cdc.Partial{}) {
+					t.Errorf("checkpoint = %+v, want 0/6E and nothing partial", got)
+				}
+			})
+		})
+	}
+}
+
+// A transaction that was published in part and is gone from the server's history
+// is not passed over in silence.
+func TestPipelineTransactionVanished(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, script[0], scriptTx{keys: []string{"a", "b"}, end: 100})
+		r.server.breaks["b/0/64/2"] = true
+		r.server.onBreak = func() { r.server.txs[1] = scriptTx{keys: []string{"x"}, end: 120} }
+		err := r.run(time.Minute)
+		var refused *cdc.RefusedError
+		if !errors.As(err, &refused) || !strings.Contains(err.Error(), "did not come again") {
+			t.Errorf("Run() = %v, want a refusal", err)
 		}
 	})
 }

@@ -48,6 +48,17 @@ type Position struct {
 	SystemID uint64 `json:"system_id,string"` // as IDENTIFY_SYSTEM and pg_control_system() print it
 	Timeline uint32 `json:"timeline"`
 	LSN      LSN    `json:"lsn"`
+
+	// Partial is what has been delivered beyond LSN, if anything.
+	Partial Partial `json:"partial,omitzero"`
+}
+
+// Partial says that of the first transaction after a position the first rows
+// have been delivered. It lets a pipeline that was stopped inside a transaction
+// go on without repeating them.
+type Partial struct {
+	CommitLSN LSN   `json:"commit_lsn"`
+	Rows      int64 `json:"rows"`
 }
 
 // IsZero reports whether p is no position at all.

@@ -63,7 +63,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 	}
 	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
 	if p.acks != nil && p.session == now && cp.LSN <= received {
-		return Position{server.SystemID, server.Timeline, received}, nil
+		return Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: received}, nil
 	}
 	if p.acks != nil {
 		p.cfg.Logger.Warn("starting from the checkpoint: another process or another server has taken over", "checkpoint_lsn", cp.LSN.String())
@@ -79,8 +79,8 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 
 // begin takes the checkpoint over, unless the pipeline goes on from its memory.
 func (p *Pipeline) begin(ctx context.Context, start Position) error {
-	p.ordinal, p.resumed = 0, p.tx != nil && p.acks != nil
 	if p.acks != nil {
+		p.ordinal, p.resumed = 0, p.tx != nil
 		return nil
 	}
 	cp, err := p.cfg.Store.Acquire(ctx)
@@ -88,19 +88,30 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		return fmt.Errorf("acquire checkpoint: %w", err)
 	}
 	p.session.epoch = cp.Epoch
-	p.saved = cp.LSN
-	p.tx, p.handed = nil, 0
+	p.saved = cp.Position
 	p.received.Store(uint64(start.LSN))
 	if cp.Position.IsZero() {
 		// From now on a slot that vanished can be told from a first start.
 		if err := p.cfg.Store.Save(ctx, start); err != nil {
 			return fmt.Errorf("save checkpoint %s: %w", start.LSN, err)
 		}
-		p.saved = start.LSN
+		p.saved = start
 	}
-	p.setCheckpoint(p.saved)
+	p.setCheckpoint(p.saved.LSN)
 	p.setTracker(NewTracker(start.LSN, p.cfg.MaxUnconfirmedEvents))
+	p.reopen(start)
 	return nil
+}
+
+// reopen opens the transaction that the position was saved in the middle of, if
+// there is one and the server's history is still the same.
+func (p *Pipeline) reopen(start Position) {
+	partial := p.saved.Partial
+	p.tx, p.cut, p.ordinal, p.handed, p.resumed = nil, 0, 0, 0, false
+	if partial.Rows > 0 && p.saved.Timeline == start.Timeline && p.saved.LSN == start.LSN {
+		p.tx, p.resumed = p.acks.Begin(Transaction{CommitLSN: partial.CommitLSN}), true
+		p.cut, p.handed = partial.CommitLSN, partial.Rows
+	}
 }
 
 // stream runs s. A stream never ends by itself.
@@ -127,7 +138,7 @@ func (p *Pipeline) checkpoint(ctx context.Context, s Stream) error {
 		case <-p.acks.Moved():
 		}
 		sctx, cancel := context.WithTimeout(ctx, saveTimeout)
-		err := p.save(sctx, s, false)
+		err := p.save(sctx, s)
 		cancel()
 		if err != nil && ctx.Err() == nil {
 			return err
@@ -144,7 +155,7 @@ func (p *Pipeline) checkpoint(ctx context.Context, s Stream) error {
 func (p *Pipeline) savedLSN() LSN {
 	p.saving.Lock()
 	defer p.saving.Unlock()
-	return p.saved
+	return p.saved.LSN
 }
 
 // supervise waits until the pipeline must stop. It then drains it while the

@@ -51,8 +51,9 @@ type Tx struct {
 	tracker *Tracker
 	pending atomic.Int64 // records not acked, and one more until Commit
 
+	info Transaction // guarded by mu
+
 	// The reader's alone until Commit; then guarded by mu.
-	info   Transaction
 	end    LSN // zero until Commit
 	events int64
 	idle   bool // no transaction, but a position of the idle stream
@@ -71,6 +72,13 @@ func (t *Tracker) Begin(info Transaction) *Tx {
 	tx.pending.Store(1)
 	t.push(tx)
 	return tx
+}
+
+// resume says what the transaction is, once it has come again.
+func (tx *Tx) resume(info Transaction) {
+	tx.tracker.mu.Lock()
+	defer tx.tracker.mu.Unlock()
+	tx.info = info
 }
 
 // Add registers one record, to be acked once. While the tracker is full it

@@ -82,7 +82,8 @@ const settings = `SELECT
 	set_config('lock_timeout', '3s', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true)`
 
-const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coalesce(lsn, '0/0')::text, saved_at`
+const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coalesce(lsn, '0/0')::text, saved_at,
+	coalesce(partial_commit_lsn, '0/0')::text, coalesce(partial_rows, 0)`
 
 // Load implements [cdc.Store]. The checkpoint of a missing table is a zero one.
 func (p *Postgres) Load(ctx context.Context) (cdc.Checkpoint, error) {
@@ -173,21 +174,27 @@ func (p *Postgres) Save(ctx context.Context, pos cdc.Position) error {
 // one history only; that of another replaces what is there.
 const update = `
 	UPDATE walpost.checkpoint SET
-		system_id = $3::numeric,
-		timeline = $4::bigint,
-		lsn = CASE WHEN (system_id, timeline) = ($3::numeric, $4::bigint)
-			THEN greatest(lsn, $5::pg_lsn) ELSE $5::pg_lsn END,
+		(system_id, timeline, lsn, partial_commit_lsn, partial_rows) = (
+			SELECT n.* FROM (VALUES ($3::numeric, $4::bigint, $5::pg_lsn, $6::pg_lsn, $7::bigint)) n
+			WHERE (system_id, timeline) IS DISTINCT FROM ($3::numeric, $4::bigint) OR lsn <= $5::pg_lsn
+			UNION ALL
+			SELECT system_id, timeline, lsn, partial_commit_lsn, partial_rows
+			WHERE (system_id, timeline) = ($3::numeric, $4::bigint) AND lsn > $5::pg_lsn),
 		saved_at = clock_timestamp()
 	WHERE slot = $1 AND epoch = $2`
 
 // save sends the whole transaction at once, so that the server never waits for
 // us while it holds the row. The position is durable when save returns nil.
 func (p *Postgres) save(ctx context.Context, conn *pgx.Conn, pos cdc.Position) error {
+	var partialLSN, partialRows any // NULL if there is no such thing
+	if pos.Partial.Rows > 0 {
+		partialLSN, partialRows = pos.Partial.CommitLSN.String(), pos.Partial.Rows
+	}
 	batch := new(pgx.Batch)
 	batch.Queue(`BEGIN`)
 	batch.Queue(settings)
 	batch.Queue(update, p.slot, p.epoch.Load(),
-		strconv.FormatUint(pos.SystemID, 10), int64(pos.Timeline), pos.LSN.String()).
+		strconv.FormatUint(pos.SystemID, 10), int64(pos.Timeline), pos.LSN.String(), partialLSN, partialRows).
 		Exec(func(tag pgconn.CommandTag) error {
 			if tag.RowsAffected() == 0 {
 				return cdc.ErrFenced
@@ -201,17 +208,18 @@ func (p *Postgres) save(ctx context.Context, conn *pgx.Conn, pos cdc.Position) e
 // scan reads the columns of a checkpoint.
 func scan(row pgx.Row) (cdc.Checkpoint, error) {
 	var (
-		cp            cdc.Checkpoint
-		systemID, lsn string
-		savedAt       *time.Time
+		cp                     cdc.Checkpoint
+		systemID, lsn, partial string
+		savedAt                *time.Time
 	)
-	if err := row.Scan(&cp.Epoch, &systemID, &cp.Timeline, &lsn, &savedAt); err != nil {
+	if err := row.Scan(&cp.Epoch, &systemID, &cp.Timeline, &lsn, &savedAt, &partial, &cp.Partial.Rows); err != nil {
 		return cdc.Checkpoint{}, err
 	}
-	var errID, errLSN error
+	var errID, errLSN, errPartial error
 	cp.SystemID, errID = strconv.ParseUint(systemID, 10, 64)
 	cp.LSN, errLSN = cdc.ParseLSN(lsn)
-	if err := errors.Join(errID, errLSN); err != nil {
+	cp.Partial.CommitLSN, errPartial = cdc.ParseLSN(partial)
+	if err := errors.Join(errID, errLSN, errPartial); err != nil {
 		return cdc.Checkpoint{}, err
 	}
 	if savedAt != nil {

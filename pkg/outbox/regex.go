@@ -12,7 +12,9 @@ import (
 // compileJava compiles a regular expression of java.util.regex to one that
 // finds the same: the first alternative wins in both. What RE2 cannot express,
 // or reads in another way without saying so, is an error. One difference is
-// left: (?i) folds all of Unicode here, and ASCII in Java.
+// left where a value has a line end: $ is only the very end here, and in Java
+// also the place before a line end there. Another is that (?i) folds all of
+// Unicode here, and ASCII in Java.
 // https://docs.oracle.com/en/java/javase/17/docs/api/java.base/java/util/regex/Pattern.html
 func compileJava(pattern string) (find, match *regexp.Regexp, err error) {
 	translated, err := translateEscapes(pattern)
@@ -33,8 +35,22 @@ func compileJava(pattern string) (find, match *regexp.Regexp, err error) {
 	if find, err = regexp.Compile(tree.String()); err != nil {
 		return nil, nil, err
 	}
+	if names := find.SubexpNames(); hasDuplicate(names) {
+		return nil, nil, errors.New("two groups have the same name")
+	}
 	match, err = regexp.Compile(`\A(?:` + tree.String() + `)\z`)
 	return find, match, err
+}
+
+func hasDuplicate(names []string) bool {
+	seen := map[string]bool{}
+	for _, name := range names {
+		if name != "" && seen[name] {
+			return true
+		}
+		seen[name] = true
+	}
+	return false
 }
 
 // javaDot is what the dot of Java does not match.

@@ -109,7 +109,7 @@ func (s *MemoryStore) Save(ctx context.Context, pos cdc.Position) error {
 			return cdc.ErrFenced
 		}
 		sameHistory := pos.SystemID == now.SystemID && pos.Timeline == now.Timeline
-		if !sameHistory || pos.LSN > now.LSN {
+		if !sameHistory || pos.LSN >= now.LSN {
 			now.Position = pos
 		}
 		now.SavedAt = time.Now().UTC()

@@ -46,6 +46,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{name: "EpochRises", keeps: true, run: testEpochRises},
 		{name: "Saved", keeps: true, run: testSaved},
 		{name: "NeverLowered", keeps: true, run: testNeverLowered},
+		{name: "Partial", keeps: true, run: testPartial},
 		{name: "OtherHistory", keeps: true, run: testOtherHistory},
 		{name: "NotAcquired", keeps: true, run: testNotAcquired},
 		{name: "Fenced", keeps: true, run: testFenced},
@@ -168,6 +169,33 @@ func testNeverLowered(t *testing.T, h Harness) {
 	}
 	save(t, s, at(0x10_00000001))
 	wantStored(t, h, at(0x10_00000001))
+}
+
+// A partial transaction belongs to its position: it is replaced with it, and by
+// what is said later of the same position.
+func testPartial(t *testing.T, h Harness) {
+	partial := func(lsn cdc.LSN, rows int64) cdc.Position {
+		pos := at(lsn)
+		pos.Partial = cdc.Partial{CommitLSN: lsn + 50, Rows: rows}
+		return pos
+	}
+	s := h.Open(t)
+	acquire(t, s)
+	for _, tt := range []struct{ save, want cdc.Position }{
+		{partial(100, 5), partial(100, 5)},
+		{at(99), partial(100, 5)},
+		{partial(100, 7), partial(100, 7)},
+		{at(100), at(100)},
+		{partial(100, 9), partial(100, 9)},
+		{at(200), at(200)},
+	} {
+		save(t, s, tt.save)
+		wantStored(t, h, tt.want)
+	}
+	save(t, s, partial(300, 1))
+	if got := acquire(t, h.Open(t)).Position; got != partial(300, 1) {
+		t.Errorf("Acquire() = %+v, want what was saved", got)
+	}
 }
 
 func testOtherHistory(t *testing.T, h Harness) {

@@ -4,11 +4,12 @@ import java.nio.charset.StandardCharsets;
 import java.util.Base64;
 import java.util.regex.Matcher;
 import java.util.regex.Pattern;
+import java.util.regex.PatternSyntaxException;
 
 /**
  * Answers each line of three base64 fields (pattern, replacement, value) with
- * the topic in base64, by the rule of Kafka Connect's RegexRouter, or with
- * "!" where Java throws.
+ * the topic in base64, by the rule of Kafka Connect's RegexRouter, with "?" for
+ * a pattern that Java refuses, or with "!" where Java throws later.
  */
 public class RegexRouter {
     public static void main(String[] args) throws Exception {
@@ -26,6 +27,8 @@ public class RegexRouter {
             Matcher matcher = Pattern.compile(pattern).matcher(value);
             String topic = matcher.matches() ? matcher.replaceFirst(replacement) : value;
             return Base64.getEncoder().encodeToString(topic.getBytes(StandardCharsets.UTF_8));
+        } catch (PatternSyntaxException e) {
+            return "?";
         } catch (RuntimeException e) {
             return "!";
         }

@@ -53,6 +53,7 @@ type health struct {
 	mu      sync.Mutex
 	holding error                // guarded by mu; why Produce waits for a topic
 	trouble error                // guarded by mu; why nothing is acknowledged, as far as is known
+	seen    time.Time            // guarded by mu; when trouble was last seen
 	warned  map[string]time.Time // guarded by mu
 
 	pinging sync.Mutex // held during a ping
@@ -92,7 +93,7 @@ func (h *health) problem() error {
 	switch {
 	case h.holding != nil:
 		return h.holding
-	case stalled && h.trouble != nil:
+	case stalled && h.seen.UnixNano() >= h.progress.Load() && h.trouble != nil:
 		return h.trouble
 	}
 	return nil
@@ -156,7 +157,7 @@ func (h *health) release() {
 // suspect says that err may be why nothing is acknowledged.
 func (h *health) suspect(err error) {
 	h.mu.Lock()
-	h.trouble = fmt.Errorf("kafka: nothing is acknowledged: %w", err)
+	h.trouble, h.seen = fmt.Errorf("kafka: nothing is acknowledged: %w", err), time.Now()
 	h.mu.Unlock()
 	if h.stalled(curiousAfter) {
 		h.warn("stalled", "nothing is acknowledged, holding records", "err", err, "hint", hintFor(err))

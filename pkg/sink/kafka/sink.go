@@ -246,14 +246,12 @@ func (s *Sink) finish(d *delivery, err error) {
 	s.budget.release(size)
 }
 
-// count counts err, if it is a failure and not the end of a wait, and returns it.
+// count counts err if it is poison, and returns it. Any other error leaves the
+// record to be published later.
 func (s *Sink) count(err error) error {
 	var poison *cdc.PoisonError
-	switch {
-	case errors.As(err, &poison):
+	if errors.As(err, &poison) {
 		s.metrics.failed.WithLabelValues(string(poison.Reason)).Inc()
-	case !errors.Is(err, ErrClosed) && !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded):
-		s.metrics.failed.WithLabelValues("other").Inc()
 	}
 	return err
 }
