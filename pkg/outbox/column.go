@@ -18,15 +18,18 @@ import (
 type kind byte
 
 const (
-	other kind = iota // as Postgres prints it; the binary form is not known
+	// Printed as Postgres does.
+	other kind = iota // the binary form is not known
 	text              // the same in both forms
 	jsonb             // text behind a version byte
-	boolean
 	int2
 	int4
 	int8
 	oid
 	uuidType
+
+	// Printed in another way.
+	boolean
 	bytea
 	date
 	timestamp
@@ -76,8 +79,14 @@ func BinarySafe(typ uint32) bool { return kindOf(typ) != other }
 type column struct {
 	index    int // in the relation; -1 for no column
 	kind     kind
+	verbatim bool // what is printed is the text form
 	modifier int32
 	base64   bool // print bytea in base64, else as it is
+}
+
+func newColumn(index int, c cdc.Column) column {
+	k := kindOf(c.Type)
+	return column{index: index, kind: k, verbatim: k < boolean, modifier: c.Modifier}
 }
 
 // maxPrinted is the length of the longest value that is not a copy of its data:
@@ -85,7 +94,7 @@ type column struct {
 const maxPrinted = 36
 
 // bound returns what append will append at most.
-func (c column) bound(v cdc.Value) int {
+func (c *column) bound(v *cdc.Value) int {
 	n := len(v.Data)
 	if c.base64 {
 		n += base64.StdEncoding.EncodedLen(n)
@@ -96,7 +105,10 @@ func (c column) bound(v cdc.Value) int {
 var errUnchanged = errors.New("the value of an inserted row is marked as unchanged")
 
 // append appends the value as Debezium prints it. v must not be NULL.
-func (c column) append(dst []byte, v cdc.Value) ([]byte, error) {
+func (c *column) append(dst []byte, v *cdc.Value) ([]byte, error) {
+	if c.verbatim && v.Format == cdc.Text || c.kind == text {
+		return append(dst, v.Data...), nil
+	}
 	switch c.kind {
 	case bytea:
 		return c.appendBytea(dst, v)
@@ -112,14 +124,11 @@ func (c column) append(dst []byte, v cdc.Value) ([]byte, error) {
 	case boolean:
 		return appendBool(dst, v)
 	}
-	if v.Format == cdc.Text || c.kind == text {
-		return append(dst, v.Data...), nil
-	}
 	return c.appendBinary(dst, v.Data)
 }
 
 // appendBinary appends the text form of data.
-func (c column) appendBinary(dst, data []byte) ([]byte, error) {
+func (c *column) appendBinary(dst, data []byte) ([]byte, error) {
 	switch {
 	case c.kind == int2 && len(data) == 2:
 		return strconv.AppendInt(dst, int64(int16(binary.BigEndian.Uint16(data))), 10), nil
@@ -149,7 +158,7 @@ func appendUUID(dst, data []byte) []byte {
 	return hex.AppendEncode(dst, data[10:])
 }
 
-func appendBool(dst []byte, v cdc.Value) ([]byte, error) {
+func appendBool(dst []byte, v *cdc.Value) ([]byte, error) {
 	switch string(v.Data) {
 	case "t", "\x01":
 		return append(dst, "true"...), nil
@@ -160,7 +169,7 @@ func appendBool(dst []byte, v cdc.Value) ([]byte, error) {
 }
 
 // appendBytea appends the bytes, or base64 of them.
-func (c column) appendBytea(dst []byte, v cdc.Value) ([]byte, error) {
+func (c *column) appendBytea(dst []byte, v *cdc.Value) ([]byte, error) {
 	if c.base64 && v.Format == cdc.Binary {
 		return base64.StdEncoding.AppendEncode(dst, v.Data), nil
 	}
@@ -178,7 +187,7 @@ func (c column) appendBytea(dst []byte, v cdc.Value) ([]byte, error) {
 // appendBytes appends the bytes of a bytea, whose text form is hexadecimal, or
 // of the older escape format where bytea_output says so.
 // https://www.postgresql.org/docs/current/datatype-binary.html
-func appendBytes(dst []byte, v cdc.Value) ([]byte, error) {
+func appendBytes(dst []byte, v *cdc.Value) ([]byte, error) {
 	if v.Format == cdc.Binary {
 		return append(dst, v.Data...), nil
 	}
@@ -218,7 +227,7 @@ func appendEscaped(dst, s []byte) ([]byte, error) {
 }
 
 // readInt4 reads an integer column.
-func readInt4(v cdc.Value) (int32, error) {
+func readInt4(v *cdc.Value) (int32, error) {
 	if v.Format == cdc.Text {
 		n, err := strconv.ParseInt(string(v.Data), 10, 32)
 		return int32(n), err

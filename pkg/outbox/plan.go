@@ -52,7 +52,7 @@ func (s *settings) compile(rel *cdc.Relation) *plan {
 func (p *plan) find(setting, name string) column {
 	for i, c := range p.relation.Columns {
 		if c.Name == name {
-			return column{index: i, kind: kindOf(c.Type), modifier: c.Modifier}
+			return newColumn(i, c)
 		}
 	}
 	p.fail("table %s has no column %q, which outbox.%s names; it has %s. "+

@@ -123,12 +123,12 @@ func (r *Router) fill(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 }
 
 func (r *Router) setTopic(rec *cdc.Record, p *plan, ev *cdc.Event) (err error) {
-	v := ev.Values[p.route.index]
+	v := &ev.Values[p.route.index]
 	if v.Format == cdc.Null {
-		return cdc.Poison(cdc.PoisonTopic, "column %s, which names the topic, is NULL", p.name(p.route))
+		return cdc.Poison(cdc.PoisonTopic, "column %s, which names the topic, is NULL", p.name(&p.route))
 	}
 	if r.route, err = p.route.append(r.route[:0], v); err != nil {
-		return p.unreadable(p.route, cdc.PoisonTopic, err)
+		return p.unreadable(&p.route, cdc.PoisonTopic, err)
 	}
 	rec.Topic = r.settings.topics.of(r.route)
 	return nil
@@ -141,12 +141,12 @@ func setTimestamp(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 	if p.timestamp.index < 0 || ev.Values[p.timestamp.index].Format == cdc.Null {
 		return nil
 	}
-	m, err := readMicros(ev.Values[p.timestamp.index])
+	m, err := readMicros(&ev.Values[p.timestamp.index])
 	if err == nil && (m == infinite || m < -epoch) {
 		err = errTime
 	}
 	if err != nil {
-		return p.unreadable(p.timestamp, cdc.PoisonRow, err)
+		return p.unreadable(&p.timestamp, cdc.PoisonRow, err)
 	}
 	rec.Timestamp = unixTime(m)
 	return nil
@@ -156,12 +156,12 @@ func setPartition(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 	if p.partition.index < 0 || ev.Values[p.partition.index].Format == cdc.Null {
 		return nil // the key decides
 	}
-	n, err := readInt4(ev.Values[p.partition.index])
+	n, err := readInt4(&ev.Values[p.partition.index])
 	if err == nil && n < 0 {
 		err = fmt.Errorf("there is no partition %d", n)
 	}
 	if err != nil {
-		return p.unreadable(p.partition, cdc.PoisonRow, err)
+		return p.unreadable(&p.partition, cdc.PoisonRow, err)
 	}
 	rec.Partition = n
 	return nil
@@ -169,41 +169,41 @@ func setPartition(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 
 // setBytes prints the columns into the record's buffer, which is large enough.
 func setBytes(rec *cdc.Record, p *plan, ev *cdc.Event) (err error) {
-	if rec.ID, err = p.print(rec, p.id, ev, cdc.PoisonRow); err != nil {
+	if rec.ID, err = p.print(rec, &p.id, ev, cdc.PoisonRow); err != nil {
 		return err
 	}
-	if rec.Key, err = p.print(rec, p.key, ev, cdc.PoisonKey); err != nil {
+	if rec.Key, err = p.print(rec, &p.key, ev, cdc.PoisonKey); err != nil {
 		return err
 	}
 	if rec.Key == nil {
-		return cdc.Poison(cdc.PoisonKey, "column %s, the key, is NULL, so that the row has no place in any order", p.name(p.key))
+		return cdc.Poison(cdc.PoisonKey, "column %s, the key, is NULL, so that the row has no place in any order", p.name(&p.key))
 	}
 	rec.Headers = append(rec.Headers[:0], cdc.Header{Key: HeaderID, Value: rec.ID})
 	for i := range p.headers {
 		h := &p.headers[i]
-		value, err := p.print(rec, h.column, ev, cdc.PoisonRow)
+		value, err := p.print(rec, &h.column, ev, cdc.PoisonRow)
 		if err != nil {
 			return err
 		}
 		rec.Headers = append(rec.Headers, cdc.Header{Key: h.name, Value: value})
 	}
-	rec.Value, err = p.print(rec, p.payload, ev, cdc.PoisonRow)
+	rec.Value, err = p.print(rec, &p.payload, ev, cdc.PoisonRow)
 	return err
 }
 
 // bound returns the most bytes that setBytes appends.
 func (p *plan) bound(ev *cdc.Event) int {
-	n := p.id.bound(ev.Values[p.id.index]) + p.key.bound(ev.Values[p.key.index]) + p.payload.bound(ev.Values[p.payload.index])
+	n := p.id.bound(&ev.Values[p.id.index]) + p.key.bound(&ev.Values[p.key.index]) + p.payload.bound(&ev.Values[p.payload.index])
 	for i := range p.headers {
-		n += p.headers[i].bound(ev.Values[p.headers[i].index])
+		n += p.headers[i].bound(&ev.Values[p.headers[i].index])
 	}
 	return n
 }
 
 // print appends a column to the record's buffer and returns what it appended,
 // or nil for NULL.
-func (p *plan) print(rec *cdc.Record, c column, ev *cdc.Event, reason cdc.PoisonReason) ([]byte, error) {
-	v := ev.Values[c.index]
+func (p *plan) print(rec *cdc.Record, c *column, ev *cdc.Event, reason cdc.PoisonReason) ([]byte, error) {
+	v := &ev.Values[c.index]
 	if v.Format == cdc.Null {
 		return nil, nil
 	}
@@ -217,11 +217,11 @@ func (p *plan) print(rec *cdc.Record, c column, ev *cdc.Event, reason cdc.Poison
 }
 
 // name returns a column with its table, for messages.
-func (p *plan) name(c column) string {
+func (p *plan) name(c *column) string {
 	return fmt.Sprintf("%q of table %s", p.relation.Columns[c.index].Name, tableOf(p.relation))
 }
 
-func (p *plan) unreadable(c column, reason cdc.PoisonReason, err error) error {
+func (p *plan) unreadable(c *column, reason cdc.PoisonReason, err error) error {
 	return cdc.Poison(reason, "read column %s: %w", p.name(c), err)
 }
 
@@ -234,7 +234,7 @@ func identify(err error, p *plan, ev *cdc.Event) error {
 	named := *poison // the plan's own error is shared by all rows
 	named.Table = tableOf(p.relation).String()
 	if p.id.index >= 0 && ev.Values[p.id.index].Format != cdc.Null {
-		if id, err := p.id.append(nil, ev.Values[p.id.index]); err == nil {
+		if id, err := p.id.append(nil, &ev.Values[p.id.index]); err == nil {
 			named.ID = string(id)
 		}
 	}

@@ -41,7 +41,7 @@ var (
 )
 
 // readMicros reads a timestamp or timestamptz.
-func readMicros(v cdc.Value) (micros, error) {
+func readMicros(v *cdc.Value) (micros, error) {
 	if v.Format == cdc.Text {
 		return parseMicros(v.Data)
 	}
@@ -53,7 +53,7 @@ func readMicros(v cdc.Value) (micros, error) {
 
 // readDays reads a date as days since 2000-01-01; the extremes of int32 are the
 // infinities.
-func readDays(v cdc.Value) (int32, error) {
+func readDays(v *cdc.Value) (int32, error) {
 	if v.Format == cdc.Text {
 		return parseDays(v.Data)
 	}

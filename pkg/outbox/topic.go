@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -138,12 +137,8 @@ func parseNumbered(s string, re *regexp.Regexp) (part, string, error) {
 	if group > re.NumSubexp() {
 		return part{}, "", fmt.Errorf("there is no group %d", group)
 	}
-	for n < len(s) && '0' <= s[n] && s[n] <= '9' {
-		next, err := strconv.Atoi(s[:n+1])
-		if err != nil || next > re.NumSubexp() {
-			break
-		}
-		group, n = next, n+1
+	for n < len(s) && '0' <= s[n] && s[n] <= '9' && 10*group+int(s[n]-'0') <= re.NumSubexp() {
+		group, n = 10*group+int(s[n]-'0'), n+1
 	}
 	return part{group: group}, s[n:], nil
 }
