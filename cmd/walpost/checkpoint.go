@@ -26,7 +26,7 @@ Kafka. The LSN alone is on the first line, for scripts.`,
 	}
 	config.AddFlags(show.Flags())
 	show.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(cmd.Flags(), c.environ)
+		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
 		}

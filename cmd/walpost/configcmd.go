@@ -26,7 +26,7 @@ func (c *cli) configCommand() *cobra.Command {
 			_, err = c.stdout.Write(text)
 			return err
 		}
-		cfg, err := config.Load(cmd.Flags(), c.environ)
+		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
 		}

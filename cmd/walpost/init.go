@@ -39,7 +39,7 @@ SQL instead, for a DBA to read and apply with psql.`,
 	cmd.Flags().BoolVar(&opts.noTable, "no-table", false, "leave the outbox table to the application")
 	cmd.Flags().StringVar(&opts.role, "role", "", "also create this role, with no more rights than streaming needs")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(cmd.Flags(), c.environ)
+		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ Postgres and exits with 0. A second signal ends it at once.`,
 	}
 	config.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		cfg, err := config.Load(cmd.Flags(), c.environ)
+		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
 		}

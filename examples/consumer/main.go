@@ -86,12 +86,9 @@ const (
 
 // consume handles records until ctx is done.
 func (b billing) consume(ctx context.Context, client *kgo.Client) error {
-	for {
+	for ctx.Err() == nil {
 		fetches := client.PollRecords(ctx, batchSize)
-		if ctx.Err() != nil {
-			return nil // asked to stop
-		}
-		if err := fetches.Err(); err != nil {
+		if err := fetches.Err(); err != nil && ctx.Err() == nil {
 			return err
 		}
 		if err := b.batch(ctx, client, fetches.Records()); err != nil {
@@ -99,6 +96,7 @@ func (b billing) consume(ctx context.Context, client *kgo.Client) error {
 		}
 		client.AllowRebalance()
 	}
+	return nil
 }
 
 // batch finishes what it began, also when ctx is done. It commits offsets only

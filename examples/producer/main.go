@@ -56,8 +56,8 @@ func run(ctx context.Context, args []string, stdout io.Writer) error {
 			return err
 		}
 		fmt.Fprintf(stdout, "order %d placed\n", o.ID)
-		if err := wait(ctx, *every); err != nil {
-			return nil // asked to stop
+		if !wait(ctx, *every) {
+			break // asked to stop
 		}
 	}
 	return nil
@@ -99,11 +99,12 @@ func place(ctx context.Context, conn *pgx.Conn, o *order) error {
 	})
 }
 
-func wait(ctx context.Context, d time.Duration) error {
+// wait reports whether it has waited, and not ended with ctx.
+func wait(ctx context.Context, d time.Duration) bool {
 	select {
 	case <-ctx.Done():
-		return ctx.Err()
+		return false
 	case <-time.After(d):
-		return nil
+		return true
 	}
 }

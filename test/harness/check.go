@@ -55,7 +55,7 @@ func Check(ctx context.Context, brokers []string, ledger Ledger, topics ...strin
 	}
 	r := Report{Expected: len(ledger)}
 	c := &checker{ledger: ledger, last: map[string]int64{}, report: &r}
-	if err := consume(ctx, brokers, topics, c.record); err != nil {
+	if err := Consume(ctx, brokers, topics, c.record); err != nil {
 		return r, err
 	}
 	for id, e := range ledger {
@@ -144,9 +144,9 @@ func Murmur2Partition(key []byte, partitions int32) int32 {
 // stuckTimeout is how long no record may come while some are missing.
 const stuckTimeout = 30 * time.Second
 
-// consume calls fn for each record up to the topics' present ends, in order
+// Consume calls fn for each record up to the topics' present ends, in order
 // within a partition.
-func consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record, int32)) error {
+func Consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record, int32)) error {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(4<<20))
 	if err != nil {

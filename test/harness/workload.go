@@ -29,7 +29,7 @@ const setup = `
 		id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL,
 		type text NOT NULL, payload jsonb, seq bigint NOT NULL);
 	CREATE FUNCTION event(n bigint) RETURNS outbox LANGUAGE sql VOLATILE AS $$
-		SELECT gen_random_uuid(), 'order', 'order-' || n * 7919 % 1000, 'created',
+		SELECT gen_random_uuid(), 'order', 'order-' || n::bigint * 7919 % 1000, 'created',
 			jsonb_build_object('n', n, 'amount', (n || '12345678901234567890.123456789')::numeric, 'note', repeat('päyload 😀 ', 20)), n
 	$$;
 	CREATE PROCEDURE fill(first bigint, last bigint, batch int) LANGUAGE plpgsql AS $$
@@ -45,7 +45,7 @@ const setup = `
 	DECLARE n bigint;
 	BEGIN
 		FOR n IN first..last LOOP
-			INSERT INTO outbox SELECT gen_random_uuid(), 'order', 'order-' || n * 7919 % 1000, 'created',
+			INSERT INTO outbox SELECT gen_random_uuid(), 'order', 'order-' || n::bigint * 7919 % 1000, 'created',
 				jsonb_build_object('n', n, 'amount', (n || '12345678901234567890.123456789')::numeric, 'note', repeat('päyload 😀 ', 20)), n;
 			COMMIT;
 		END LOOP;
