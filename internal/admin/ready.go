@@ -32,7 +32,7 @@ func (c Condition) Ready() (string, error) {
 		}
 		return "", errors.New(string(c.Pipeline.State))
 	case c.Kafka != nil:
-		return "", fmt.Errorf("kafka: %w", c.Kafka)
+		return "", c.Kafka
 	}
 	lag := c.Pipeline.Lag(c.Now)
 	if lag > c.MaxLag && c.Now.Sub(c.Pipeline.LastAck) > stallTime {

@@ -6,7 +6,6 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"strings"
-	"unicode"
 )
 
 // compileJava compiles a regular expression of java.util.regex to one that
@@ -17,28 +16,21 @@ import (
 // Unicode here, and ASCII in Java.
 // https://docs.oracle.com/en/java/javase/17/docs/api/java.base/java/util/regex/Pattern.html
 func compileJava(pattern string) (find, match *regexp.Regexp, err error) {
-	translated, err := translateEscapes(pattern)
-	if err != nil {
+	t := translator{rest: pattern}
+	if err := t.translate(); err != nil {
 		return nil, nil, err
 	}
-	tree, err := syntax.Parse(translated, syntax.Perl)
-	if err != nil {
+	if find, err = regexp.Compile(t.out.String()); err != nil {
 		var serr *syntax.Error
 		if errors.As(err, &serr) {
 			err = fmt.Errorf("%s: %q", serr.Code, serr.Expr)
 		}
 		return nil, nil, err
 	}
-	if err := javaTree(tree); err != nil {
-		return nil, nil, err
-	}
-	if find, err = regexp.Compile(tree.String()); err != nil {
-		return nil, nil, err
-	}
-	if names := find.SubexpNames(); hasDuplicate(names) {
+	if hasDuplicate(find.SubexpNames()) {
 		return nil, nil, errors.New("two groups have the same name")
 	}
-	match, err = regexp.Compile(`\A(?:` + tree.String() + `)\z`)
+	match, err = regexp.Compile(`\A(?:` + t.out.String() + `)\z`)
 	return find, match, err
 }
 
@@ -53,86 +45,98 @@ func hasDuplicate(names []string) bool {
 	return false
 }
 
-// javaDot is what the dot of Java does not match.
-var javaDot = []rune{'\n', '\r', '\u0085', '\u2028', '\u2029'}
+// javaLineEnds is what a dot of Java does not match.
+const javaLineEnds = "\n\r\u0085\u2028\u2029"
 
-// javaTree gives the parts of the tree their meaning in Java.
-func javaTree(re *syntax.Regexp) error {
-	switch re.Op {
-	case syntax.OpAnyCharNotNL:
-		re.Op = syntax.OpCharClass
-		next := rune(0)
-		for _, r := range javaDot {
-			if r > next {
-				re.Rune = append(re.Rune, next, r-1)
-			}
-			next = r + 1
-		}
-		re.Rune = append(re.Rune, next, unicode.MaxRune)
-	case syntax.OpBeginLine, syntax.OpEndLine:
-		return errors.New("the flag (?m) is not supported")
+// translator rewrites what RE2 would accept and read in another way than Java,
+// and refuses what cannot be rewritten.
+type translator struct {
+	rest   string // of the pattern
+	out    strings.Builder
+	class  bool // inside of brackets
+	dotAll bool // the dot matches everything
+}
+
+var (
+	flagGroup  = regexp.MustCompile(`^\(\?([a-zA-Z-]*)[:)]`)
+	classStart = regexp.MustCompile(`^\[\^?\]?`)
+)
+
+func (t *translator) translate() error {
+	if flags := flagGroup.FindStringSubmatch(t.rest); flags != nil && strings.HasSuffix(flags[0], ")") && strings.Trim(flags[1], "is") == "" {
+		t.dotAll = strings.Contains(flags[1], "s")
+		t.copy(len(flags[0]))
 	}
-	for _, sub := range re.Sub {
-		if err := javaTree(sub); err != nil {
+	for t.rest != "" {
+		if err := t.next(); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// translateEscapes rewrites what RE2 would accept and read in another way than
-// Java, and refuses what cannot be rewritten.
-func translateEscapes(p string) (string, error) {
-	var b strings.Builder
-	class := false // inside of brackets
-	for i := 0; i < len(p); i++ {
-		switch c := p[i]; {
-		case strings.HasPrefix(p[i:], `\Q`):
-			literal, _, _ := strings.Cut(p[i+2:], `\E`)
-			b.WriteString(regexp.QuoteMeta(literal))
-			i += len(`\Q`) + len(literal) + len(`\E`) - 1
-		case c == '\\' && i+1 < len(p):
-			i++
-			s, err := translateEscape(p[i], class)
-			if err != nil {
-				return "", err
-			}
-			b.WriteString(s)
-		case class && (c == '[' || strings.HasPrefix(p[i:], "&&")):
-			return "", errors.New("a class inside a class, and && between classes, are not supported")
-		case !class && strings.HasPrefix(p[i:], "{,"):
-			return "", errors.New("a repetition without a lower bound: write {0,n}")
-		case !class && ungreedy.MatchString(p[i:]):
-			return "", errors.New("the flag (?U) is not supported")
-		case !class && c == '[':
-			class = true
-			n := len(classStart.FindString(p[i:]))
-			b.WriteString(p[i : i+n])
-			i += n - 1
-		default:
-			class = class && c != ']'
-			b.WriteByte(c)
-		}
-	}
-	return b.String(), nil
+func (t *translator) copy(n int) { t.replace(n, t.rest[:n]) }
+
+// replace writes s for the next n bytes.
+func (t *translator) replace(n int, s string) {
+	t.out.WriteString(s)
+	t.rest = t.rest[n:]
 }
 
-var (
-	ungreedy   = regexp.MustCompile(`^\(\?[a-z]*U`)
-	classStart = regexp.MustCompile(`^\[\^?\]?`)
-)
-
-// translateEscape translates a backslash and c.
-func translateEscape(c byte, class bool) (string, error) {
+// next translates the next element.
+func (t *translator) next() error {
 	switch {
-	case c == 's' && class:
-		return `\t-\r `, nil
-	case c == 's':
-		return `[\t-\r ]`, nil
-	case c == 'S' && !class:
-		return `[^\t-\r ]`, nil
-	case c == 'v', c == 'S', '0' <= c && c <= '9', c == 'b' && class:
-		return "", fmt.Errorf(`\%c is not supported here`, c)
+	case t.rest[0] == '\\':
+		return t.escape()
+	case t.class:
+		return t.inClass()
+	case t.rest[0] == '[':
+		t.class = true
+		t.copy(len(classStart.FindString(t.rest)))
+		return nil
+	case t.rest[0] == '.' && !t.dotAll:
+		t.replace(1, "[^"+javaLineEnds+"]")
+		return nil
+	case strings.HasPrefix(t.rest, "{,"):
+		return errors.New("a repetition has no lower bound: write {0,n}")
 	}
-	return string([]byte{'\\', c}), nil
+	if flags := flagGroup.FindStringSubmatch(t.rest); flags != nil && strings.Trim(flags[1], "i-") != "" {
+		return fmt.Errorf("the flags in %q are not supported here: (?i) is everywhere, (?s) at the beginning", flags[0])
+	}
+	t.copy(1)
+	return nil
+}
+
+func (t *translator) inClass() error {
+	if t.rest[0] == '[' || strings.HasPrefix(t.rest, "&&") {
+		return errors.New("a class inside a class, and && between classes, are not supported")
+	}
+	t.class = t.rest[0] != ']'
+	t.copy(1)
+	return nil
+}
+
+// escape translates a backslash and what it stands before.
+func (t *translator) escape() error {
+	if literal, ok := strings.CutPrefix(t.rest, `\Q`); ok {
+		literal, t.rest, _ = strings.Cut(literal, `\E`)
+		t.out.WriteString(regexp.QuoteMeta(literal))
+		return nil
+	}
+	if len(t.rest) == 1 {
+		return errors.New("a backslash at the end stands for nothing")
+	}
+	switch c := t.rest[1]; {
+	case c == 's' && t.class:
+		t.replace(2, `\t-\r `)
+	case c == 's':
+		t.replace(2, `[\t-\r ]`)
+	case c == 'S' && !t.class:
+		t.replace(2, `[^\t-\r ]`)
+	case c == 'v', c == 'S', '0' <= c && c <= '9':
+		return fmt.Errorf(`\%c is not supported here`, c)
+	default:
+		t.copy(2)
+	}
+	return nil
 }

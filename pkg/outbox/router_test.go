@@ -240,6 +240,29 @@ func benchmarkEvent() *cdc.Event {
 		cellText("created_at", pgtype.TimestamptzOID, "2024-02-29 07:04:56.789012+00"))
 }
 
+// All bytes of a record are in its buffer from the first on: growing it would
+// have left some behind in an older one.
+func TestRouteFillsOneBuffer(t *testing.T) {
+	big := bytes.Repeat([]byte(`\\\377x`), 20_000)
+	hex := append([]byte(`\x`), bytes.Repeat([]byte("7f"), 50_000)...)
+	for name, b := range map[string]cell{
+		"Escape": cellText("b", pgtype.ByteaOID, string(big)),
+		"Plain":  cellText("b", pgtype.ByteaOID, strings.Repeat("x", 100_000)),
+		"Hex":    cellText("b", pgtype.ByteaOID, string(hex)),
+		"Binary": cellBinary("b", pgtype.ByteaOID, big...),
+		"Text":   cellText("b", pgtype.TextOID, string(big)),
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec := route(t, Config{Place: []string{"b:header", "type:header"}}, event(b))
+			for _, got := range [][]byte{rec.ID, rec.Key, rec.Value, rec.Headers[1].Value, rec.Headers[2].Value} {
+				if !within(got, rec.Buf) {
+					t.Errorf("%.20q lies outside of the record's buffer", got)
+				}
+			}
+		})
+	}
+}
+
 // poolLoses is set where allocations cannot be counted.
 var poolLoses bool
 

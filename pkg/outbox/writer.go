@@ -226,7 +226,7 @@ func (ins insert) statement(ids []uuid.UUID, messages []Message) (string, []any)
 
 // row appends a message's place holders to b and its parameters to args.
 func (ins insert) row(b *strings.Builder, args []any, id uuid.UUID, m Message) []any {
-	values := []any{id.String(), m.Key, m.Route, payloadValue(m.Payload)}
+	values := []any{id.String(), m.Key, m.Route, m.Payload}
 	if ins.typed {
 		values = append(values, m.Type)
 	}
@@ -251,13 +251,4 @@ func (ins insert) row(b *strings.Builder, args []any, id uuid.UUID, m Message) [
 	}
 	b.WriteByte(')')
 	return args
-}
-
-// payloadValue makes NULL of nil: a nil []byte in an interface is not nil to
-// every driver.
-func payloadValue(payload []byte) any {
-	if payload == nil {
-		return nil
-	}
-	return payload
 }

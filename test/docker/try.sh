@@ -8,7 +8,7 @@
 #   test/docker/try.sh
 #
 # Needs root, Linux, Debian's docker.io and debootstrap, Go, Maven, and the
-# package registries. What is fetched is kept in $WALPOST_DOCKER_CACHE (3 GB;
+# package registries. What is fetched is kept in $WALPOST_DOCKER_CACHE (2 GB;
 # defaults to walpost-docker below the user's cache folder).
 set -euo pipefail
 
@@ -16,8 +16,10 @@ here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 cache=${WALPOST_DOCKER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/walpost-docker}
 compose_version=v2.40.3
+group=walpost-try
 kafka_version=$(sed -n 's|.*image: apache/kafka:||p' "$root/docker-compose.yml")
 postgres_version=$(sed -n 's|.*image: postgres:||p' "$root/docker-compose.yml")
+modules=modules-$(sha256sum <"$root/go.sum" | cut -c1-12)
 go_version=$(sed -n 's|^ARG GO_VERSION=||p' "$root/Dockerfile")
 
 say() { printf -- '--- %s\n' "$*"; }
@@ -77,6 +79,13 @@ fetch_compose() {
   (cd "$dir" && go build -trimpath -ldflags '-s -w' -o "$1" ./cmd)
 }
 
+# compile fills a build cache, so that a second run builds the image in seconds.
+compile() {
+  say 'compiling'
+  (cd "$root" && GOCACHE=$cache/go-build CGO_ENABLED=0 timeout 1200 \
+    go build -trimpath -ldflags '-s -w' -o /dev/null ./cmd/walpost)
+}
+
 prepare() {
   export cache here root kafka_version compose_version
   export -f fetch_base fetch_jars fetch_postgres fetch_modules fetch_compose
@@ -84,8 +93,9 @@ prepare() {
   once base bash -euc 'fetch_base "$0"'
   once "jars-$kafka_version" bash -euc 'fetch_jars "$0"'
   once postgres bash -euc 'fetch_postgres "$0"'
-  once "modules-$(sha256sum <"$root/go.sum" | cut -c1-12)" bash -euc 'fetch_modules "$0"'
+  once "$modules" bash -euc 'fetch_modules "$0"'
   once "compose-$compose_version" bash -euc 'fetch_compose "$0"'
+  compile
 }
 
 # build NAME DOCKERFILE TAR-ARGUMENTS... builds an image from a stream of files.
@@ -93,17 +103,17 @@ build() {
   local name=$1 dockerfile=$2
   shift 2
   say "building $name"
-  tar -c "$@" -C "$here" . | DOCKER_BUILDKIT=0 timeout 600 docker build -q -t "$name" -f "$dockerfile" - >/dev/null
+  tar -c "$@" -C "$here" . | DOCKER_BUILDKIT=0 timeout 600 docker build -q -t "$name" -f "$dockerfile" - 2>&1 >/dev/null |
+    { grep -v -e DEPRECATED -e BuildKit -e environment-variable -e '^$' >&2 || true; }
 }
 
 images() {
   say 'importing the base'
   tar -C "$cache/base" -c . | docker import - walpost-test-base >/dev/null
-  local goroot modules
+  local goroot
   goroot=$(go env GOROOT)
-  modules=modules-$(sha256sum <"$root/go.sum" | cut -c1-12)
   build "golang:$go_version" golang.Dockerfile --transform "s|^$modules|modules|;s|^$(basename "$goroot")/|go/|" \
-    -C "$cache" "$modules" -C "$(dirname "$goroot")" "$(basename "$goroot")"
+    -C "$cache" "$modules" go-build -C "$(dirname "$goroot")" "$(basename "$goroot")"
   build "postgres:$postgres_version" postgres.Dockerfile -C "$cache" postgres
   build "apache/kafka:$kafka_version" kafka.Dockerfile \
     --transform "s|^jars-$kafka_version|kafka|" -C "$cache" "jars-$kafka_version"
@@ -117,7 +127,7 @@ inside() {
   export DOCKER_HOST=unix://$work/docker.sock DOCKER_CONFIG=$work/config
   mkdir -p "$DOCKER_CONFIG/cli-plugins"
   ln -s "$cache/compose-$compose_version" "$DOCKER_CONFIG/cli-plugins/docker-compose"
-  dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" \
+  dockerd --data-root "$work/data" --exec-root "$work/exec" --pidfile "$work/dockerd.pid" --cgroup-parent "$group" \
     --host "$DOCKER_HOST" >"$work/dockerd.log" 2>&1 &
   engine=$!
   trap 'stop_engine' EXIT
@@ -145,4 +155,5 @@ prepare
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 timeout --foreground 2400 unshare --mount --net --pid --fork --kill-child --mount-proc "$0" inside "$work"
+find /sys/fs/cgroup -depth -type d -path "*/$group*" -exec rmdir {} + 2>/dev/null || true
 say 'the engine is stopped and its files are removed'

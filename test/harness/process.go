@@ -6,7 +6,6 @@ package harness
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -14,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,7 +47,7 @@ type Process struct {
 	cmd    *exec.Cmd
 	log    *lockedBuffer
 	exited chan struct{}
-	err    error // of Wait; set before exited is closed
+	peak   atomic.Int64
 }
 
 // Start runs walpost with args and env on top of a clean environment, so that
@@ -62,9 +62,10 @@ func Start(t testing.TB, path string, env []string, args ...string) *Process {
 		t.Fatalf("start walpost: %v", err)
 	}
 	go func() {
-		p.err = p.cmd.Wait()
+		_ = p.cmd.Wait() // the state tells
 		close(p.exited)
 	}()
+	go p.watchMemory()
 	t.Cleanup(func() {
 		p.Signal(syscall.SIGKILL)
 		<-p.exited
@@ -101,29 +102,38 @@ func (p *Process) Exited() <-chan struct{} { return p.exited }
 // Log returns what the process wrote so far, of both streams.
 func (p *Process) Log() string { return p.log.String() }
 
-// PeakRSS returns the most memory that the process had resident, in bytes. It is
-// the kernel's own count.
-func (p *Process) PeakRSS() (int64, error) {
-	select {
-	case <-p.exited:
-		ru, ok := p.cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		if !ok {
-			return 0, errors.New("no resource usage")
+// PeakRSS returns the most memory that the process had resident, in bytes: the
+// kernel's own count, read five times a second and so blind to the last moment.
+// (The resource usage of an ended child counts what its parent had at the fork.)
+func (p *Process) PeakRSS() int64 { return p.peak.Load() }
+
+func (p *Process) watchMemory() {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-p.exited:
+			return
+		case <-ticker.C:
+			if n := highWater(p.cmd.Process.Pid); n > 0 {
+				p.peak.Store(n)
+			}
 		}
-		return ru.Maxrss << 10, nil
-	default:
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+}
+
+func highWater(pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return 0, err
+		return 0 // it has just ended
 	}
 	for line := range strings.Lines(string(status)) {
 		var kb int64
 		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
-			return kb << 10, nil
+			return kb << 10
 		}
 	}
-	return 0, errors.New("no VmHWM in the process's status")
+	return 0
 }
 
 // CPU returns the CPU time of a process that has ended.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strconv"
 	"time"
 
@@ -58,7 +57,7 @@ func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 // replication is a connection to a walsender.
 type replication struct {
 	conn          *pgconn.PgConn
-	reader        *pacedReader
+	reader        *socketReader
 	senderTimeout time.Duration // the session's wal_sender_timeout, never zero
 }
 
@@ -75,13 +74,10 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 		cfg.RuntimeParams[name] = value
 	}
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
-	r := &replication{reader: &pacedReader{}}
+	r := &replication{reader: &socketReader{}}
 	cfg.BuildFrontend = func(in io.Reader, out io.Writer) *pgproto3.Frontend {
 		r.reader.src = in
 		return pgproto3.NewFrontend(r.reader, out)
-	}
-	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
-		return c, r.reader.attach(c)
 	}
 	var err error
 	if r.conn, err = pgconn.ConnectConfig(ctx, cfg); err != nil {

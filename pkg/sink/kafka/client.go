@@ -37,6 +37,13 @@ const (
 	produceTimeout = 10 * time.Second
 	requestOverrun = 5 * time.Second
 
+	// maxRequestsInFlight is how many produce requests a broker is given at a
+	// time. While one is under way, what comes in the meantime fills the next,
+	// so batches grow with the load and an idle pipe still sends at once. With
+	// the usual five, a steady stream goes out in requests of a record or two,
+	// which costs walpost and the broker most of a core each.
+	maxRequestsInFlight = 1
+
 	// metadataMinAge is the least time between two looks at the cluster.
 	// What failed for a moved or missing leader waits for the next look.
 	metadataMinAge = 250 * time.Millisecond
@@ -63,6 +70,7 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		kgo.RecordPartitioner(newPartitioner()),
 		kgo.ProducerBatchCompression(codecs[s.cfg.Compression]()),
 		kgo.ProducerLinger(s.cfg.Linger),
+		kgo.MaxProduceRequestsInflightPerBroker(maxRequestsInFlight),
 		kgo.ProducerBatchMaxBytesFn(s.topics.limit),
 		kgo.BrokerMaxWriteBytes(maxRequestBytes),
 
