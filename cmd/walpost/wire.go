@@ -47,7 +47,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.source, err = newSource(cfg, log, s.registry); err != nil {
+	if s.source, err = newSource(cfg, router.Columns(), log, s.registry); err != nil {
 		return nil, err
 	}
 	if s.store, err = newStore(cfg); err != nil {
@@ -114,19 +114,19 @@ func (s *service) ready(ctx context.Context) (string, error) {
 func newRouter(o config.Outbox) (*outbox.Router, error) {
 	return outbox.NewRouter(outbox.Config{
 		ID: o.ID, Key: o.Key, Route: o.Route, Payload: o.Payload, Timestamp: o.Timestamp,
-		Place: o.Place, Topic: o.Topic, RouteRegex: o.RouteRegex,
+		Place: o.Place, Topic: o.Topic, RouteRegex: o.RouteRegex, PositionHeaders: o.PositionHeaders,
 	})
 }
 
-func newSource(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
+func newSource(cfg config.Config, columns []string, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
 	var tables []pgsource.Table
 	for _, t := range cfg.Outbox.Tables {
 		tables = append(tables, pgsource.Table(t))
 	}
-	p, o := cfg.Postgres, cfg.Outbox
+	p := cfg.Postgres
 	return pgsource.New(pgsource.Config{
 		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
-		Columns: []string{o.ID, o.Key, o.Route, o.Payload}, Binary: outbox.BinarySafe,
+		Columns: columns, Binary: outbox.BinarySafe,
 		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
 		Failover:    pgsource.Failover(p.Failover),
 		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval,

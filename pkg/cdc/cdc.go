@@ -67,6 +67,11 @@ type Event struct {
 	Relation    *Relation
 	Values      []Value // in the order of Relation.Columns, and as many
 
+	// Ordinal is the row's place among the rows of its transaction that are
+	// handed over, counted from 1. The [Pipeline] sets it. With the commit
+	// LSN and the timeline it identifies the event for good.
+	Ordinal int64
+
 	// LSN is where the change lies in WAL. It is neither unique nor rising,
 	// and good for messages only.
 	LSN LSN

@@ -52,6 +52,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	if h.ordinal <= h.handed {
 		return nil // handed over before the stream broke
 	}
+	ev.Ordinal = h.ordinal
 	r, err := h.cfg.Route(ev)
 	if err != nil {
 		return h.poison(ctx, fmt.Errorf("route: %w", err), ev, new(Record))

@@ -45,6 +45,12 @@ type Config struct {
 	// the value with the first match replaced by Topic, which is searched
 	// anew as Debezium does. Defaults to (?<routedByValue>.*).
 	RouteRegex string
+
+	// PositionHeaders adds two headers behind all others: walpost-lsn, the LSN
+	// of the transaction's commit as Postgres prints it, and walpost-seq, the
+	// event's ordinal in it. Both are the same each time that the event is
+	// delivered.
+	PositionHeaders bool
 }
 
 func (c Config) withDefaults() Config {

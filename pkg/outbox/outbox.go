@@ -8,8 +8,8 @@ package outbox
 const (
 	HeaderID     = "id"             // the row's id, in Debezium's place and under its name
 	HeaderReplay = "walpost-replay" // only on a record that was published again on purpose: the replay's id
-	HeaderLSN    = "walpost-lsn"    // see PositionHeaders
-	HeaderSeq    = "walpost-seq"    // see PositionHeaders
+	HeaderLSN    = "walpost-lsn"    // see [Config.PositionHeaders]
+	HeaderSeq    = "walpost-seq"    // see [Config.PositionHeaders]
 )
 
 // The defaults for a table of the usual shape, which is Debezium's.

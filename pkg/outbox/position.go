@@ -1,38 +1,24 @@
 package outbox
 
 import (
-	"context"
 	"strconv"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// PositionHeaders returns a sink that adds two headers behind all others and
-// hands the record on to sink: walpost-lsn, the LSN of the transaction's commit
-// as Postgres prints it, and walpost-seq, the row's place among the rows of the
-// transaction that are published, counted from 1. Both are the same each time
-// that the event is delivered.
-//
-// It is a sink, and not a setting of the [Router], because a record learns its
-// position only after it was routed.
-func PositionHeaders(sink cdc.Sink) cdc.Sink { return positionSink{sink} }
+// maxPosition is the most bytes that the values of the position's headers take.
+const maxPosition = len("FFFFFFFF/FFFFFFFF") + len("9223372036854775807")
 
-type positionSink struct{ cdc.Sink }
-
-func (s positionSink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
-	n := len(r.Headers)
-	start := len(r.Buf)
-	r.Buf = appendLSN(r.Buf, r.CommitLSN)
-	middle := len(r.Buf)
-	r.Buf = strconv.AppendInt(r.Buf, r.Ordinal, 10)
-	r.Headers = append(r.Headers,
-		cdc.Header{Key: HeaderLSN, Value: r.Buf[start:middle:middle]},
-		cdc.Header{Key: HeaderSeq, Value: r.Buf[middle:]})
-	err := s.Sink.Produce(ctx, r, done)
-	if err != nil {
-		r.Headers = r.Headers[:n] // not taken: as it came
-	}
-	return err
+// addPosition adds the headers that [Config.PositionHeaders] asks for. There is
+// room for their values in rec.Buf.
+func addPosition(rec *cdc.Record, ev *cdc.Event) {
+	start := len(rec.Buf)
+	rec.Buf = appendLSN(rec.Buf, ev.Transaction.CommitLSN)
+	middle := len(rec.Buf)
+	rec.Buf = strconv.AppendInt(rec.Buf, ev.Ordinal, 10)
+	rec.Headers = append(rec.Headers,
+		cdc.Header{Key: HeaderLSN, Value: rec.Buf[start:middle:middle]},
+		cdc.Header{Key: HeaderSeq, Value: rec.Buf[middle:]})
 }
 
 // appendLSN appends what [cdc.LSN.String] returns.

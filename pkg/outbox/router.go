@@ -42,6 +42,21 @@ func NewRouter(cfg Config) (*Router, error) {
 // Tables returns the outbox tables.
 func (r *Router) Tables() []Table { return slices.Clone(r.settings.tables) }
 
+// Columns returns the names of the columns that the router reads, each of which
+// every outbox table must have.
+func (r *Router) Columns() []string {
+	s := &r.settings
+	names := []string{s.ID, s.Key, s.Route, s.Payload}
+	if s.Timestamp != "" {
+		names = append(names, s.Timestamp)
+	}
+	for _, p := range s.places {
+		names = append(names, p.column)
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Wants reports whether a table is an outbox table by its name. Route takes the
 // rows of any relation: a publication without publish_via_partition_root gives
 // rows under the name of the partition, and only the source knows which table
@@ -118,8 +133,14 @@ func (r *Router) fill(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 		return err
 	}
 	// What is appended below must not move the buffer.
-	rec.Buf = slices.Grow(rec.Buf[:0], p.bound(ev))
-	return setBytes(rec, p, ev)
+	rec.Buf = slices.Grow(rec.Buf[:0], p.bound(ev)+maxPosition)
+	if err := setBytes(rec, p, ev); err != nil {
+		return err
+	}
+	if r.settings.PositionHeaders {
+		addPosition(rec, ev)
+	}
+	return nil
 }
 
 func (r *Router) setTopic(rec *cdc.Record, p *plan, ev *cdc.Event) (err error) {

@@ -2,9 +2,9 @@ package outbox
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -235,6 +235,13 @@ func TestRouterWants(t *testing.T) {
 	}
 }
 
+func TestRouterColumns(t *testing.T) {
+	got := newRouter(t, Config{Key: "k", Timestamp: "at", Place: []string{"type:header,id:header:again", "p:partition"}}).Columns()
+	if want := []string{"aggregatetype", "at", "id", "k", "p", "payload", "type"}; !slices.Equal(got, want) {
+		t.Errorf("Columns() = %q, want %q", got, want)
+	}
+}
+
 func benchmarkEvent() *cdc.Event {
 	return event(cellText("payload", pgtype.TextOID, strings.Repeat("x", 300)),
 		cellText("created_at", pgtype.TimestamptzOID, "2024-02-29 07:04:56.789012+00"))
@@ -313,40 +320,12 @@ func BenchmarkRoute(b *testing.B) {
 	}
 }
 
-// recordingSink shows the records that it takes, or refuses them.
-type recordingSink struct {
-	got []string
-	err error
-}
-
-func (s *recordingSink) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
-	if s.err != nil {
-		return s.err
-	}
-	s.got = append(s.got, show(r))
-	done(r, nil)
-	return nil
-}
-
-func (s *recordingSink) Flush(context.Context) error { return nil }
-
 func TestPositionHeaders(t *testing.T) {
-	rec := route(t, Config{}, event())
-	before := show(rec)
-	rec.CommitLSN, rec.Ordinal = 0xA6B374D848, 17
-	sink := &recordingSink{err: errors.New("full")}
-	produce := PositionHeaders(sink).Produce
-	if err := produce(t.Context(), rec, func(*cdc.Record, error) {}); !errors.Is(err, sink.err) {
-		t.Fatalf("Produce() = %v, want the sink's error", err)
-	}
-	if got := show(rec); got != before {
-		t.Errorf("a record that was not taken is\n%s, want\n%s", got, before)
-	}
-	sink.err = nil
-	if err := produce(t.Context(), rec, func(*cdc.Record, error) {}); err != nil {
-		t.Fatal(err)
-	}
-	if got, want := sink.got[0], before+` walpost-lsn="A6/B374D848" walpost-seq="17"`; got != want {
-		t.Errorf("produced\n%s, want\n%s", got, want)
+	ev := event()
+	before := show(route(t, Config{}, ev))
+	ev.Transaction.CommitLSN, ev.Ordinal = 0xA6B374D848, 17
+	got := show(route(t, Config{PositionHeaders: true}, ev))
+	if want := before + ` walpost-lsn="A6/B374D848" walpost-seq="17"`; got != want {
+		t.Errorf("got\n%s, want\n%s", got, want)
 	}
 }

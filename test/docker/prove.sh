@@ -51,7 +51,7 @@ insert() {
 consume() {
   timeout 90 docker compose exec -T kafka /opt/kafka/bin/kafka-console-consumer.sh \
     --bootstrap-server kafka:9092 --topic outbox.event.order --from-beginning --max-messages "$1" \
-    --property print.key=true --property print.headers=true 2>/dev/null
+    --formatter-property print.key=true --formatter-property print.headers=true 2>/dev/null
 }
 
 check_record() {

@@ -218,7 +218,7 @@ func (st *Stream) watch(ctx context.Context) error {
 		waited := wctx.Err() != nil
 		cancel()
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the wait was ended by us
 		}
 		if !waited {
 			return fmt.Errorf("session that owns the slot: %w", err)
