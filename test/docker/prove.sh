@@ -88,7 +88,19 @@ check_down() {
   say 'docker compose down -v: nothing left'
 }
 
+volumes() { docker volume ls -q | sort; }
+
+# check_tests_left checks that the tests have removed what they made.
+check_tests_left() {
+  local left
+  left=$(docker ps -aq --filter label=org.testcontainers=true)
+  [ -z "$left" ] || fail "the tests left containers: $left"
+  [ "$(volumes)" = "$before" ] || fail "the tests left volumes: $(volumes)"
+  say 'the tests left no container and no volume'
+}
+
 trap bring_down EXIT
+before=$(volumes)
 docker version --format 'engine {{.Server.Version}}, client {{.Client.Version}}'
 docker compose version
 start_system
@@ -97,5 +109,5 @@ check_record
 check_stop
 check_down
 WALPOST_TEST_CONTAINERS=1 timeout 600 go test -p 1 -count=1 -v ./test/docker/ ./internal/testenv/envtest/
-[ "$(docker ps -aq | wc -l)" = 0 ] || say "containers left: $(docker ps -a --format '{{.Names}} {{.Image}}')"
+check_tests_left
 say 'all proven'

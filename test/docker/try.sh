@@ -76,7 +76,8 @@ fetch_modules() {
 fetch_compose() {
   local dir
   dir=$(go mod download -json "github.com/docker/compose/v2@$compose_version" | jq -r .Dir)
-  (cd "$dir" && go build -trimpath -ldflags '-s -w' -o "$1" ./cmd)
+  (cd "$dir" && go build -trimpath -o "$1" \
+    -ldflags "-s -w -X github.com/docker/compose/v2/internal.Version=$compose_version" ./cmd)
 }
 
 # compile fills a build cache, so that a second run builds the image in seconds.
@@ -145,6 +146,12 @@ stop_engine() {
   exit "$code"
 }
 
+# clean_up removes what a namespace does not take with it.
+clean_up() {
+  rm -rf "$work"
+  find /sys/fs/cgroup -depth -type d -path "*/$group*" -exec rmdir {} + 2>/dev/null || true
+}
+
 if [ "${1-}" = inside ]; then
   inside "$2"
   exit
@@ -153,7 +160,6 @@ fi
 need
 prepare
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+trap clean_up EXIT
 timeout --foreground 2400 unshare --mount --net --pid --fork --kill-child --mount-proc "$0" inside "$work"
-find /sys/fs/cgroup -depth -type d -path "*/$group*" -exec rmdir {} + 2>/dev/null || true
-say 'the engine is stopped and its files are removed'
+say 'the engine is stopped'
