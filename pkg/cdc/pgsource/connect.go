@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pglogrepl"
@@ -78,6 +80,12 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 	cfg.BuildFrontend = func(in io.Reader, out io.Writer) *pgproto3.Frontend {
 		r.reader.src = in
 		return pgproto3.NewFrontend(r.reader, out)
+	}
+	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
+		if sc, ok := c.(syscall.Conn); ok {
+			r.reader.raw, _ = sc.SyscallConn() // without it a backlog is read as it comes
+		}
+		return c, nil
 	}
 	var err error
 	if r.conn, err = pgconn.ConnectConfig(ctx, cfg); err != nil {

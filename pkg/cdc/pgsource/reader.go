@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
@@ -88,6 +89,7 @@ func (st *Stream) copyData(ctx context.Context, h cdc.Handler, data []byte) erro
 // keepalive takes the server's position as idle, but only between transactions.
 func (st *Stream) keepalive(h cdc.Handler, k pgoutput.PrimaryKeepalive) {
 	st.seen(k.WALEnd)
+	st.repl.reader.behind = false
 	if !st.in.open && !st.in.dec.InStream() {
 		h.Idle(k.WALEnd)
 	}
@@ -119,6 +121,7 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 		return st.insert(ctx, h, m)
 	case *pgoutput.Begin:
 		in.event.Transaction, in.open, in.begun = m.Transaction, true, false
+		st.pace(x.ServerTime, m.CommitTime)
 	case *pgoutput.Commit:
 		return st.commit(h, m.EndLSN)
 	case *pgoutput.Relation:
@@ -130,9 +133,16 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 	case *pgoutput.StreamAbort:
 		in.pending.abort(m.XID, m.SubXID)
 	case *pgoutput.StreamCommit:
+		st.pace(x.ServerTime, m.CommitTime)
 		return st.streamCommit(ctx, h, m)
 	}
 	return nil
+}
+
+// pace tells the socket's reader whether the stream is behind. Both times are the
+// server's clock.
+func (st *Stream) pace(sent, committed time.Time) {
+	st.repl.reader.behind = sent.Sub(committed) > maxFresh
 }
 
 // insert hands over one row, if it is of an outbox table.
