@@ -40,6 +40,10 @@ test-fuzz: ## Fuzz each target for FUZZTIME
 test-integration: ## Run walpost as a process between real servers
 	go test -timeout 30m -v ./test/...
 
+.PHONY: proof
+proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion' ./test/integration
+
 .PHONY: bench
 bench: ## Measure the drain of a backlog against pg_recvlogical, and latency
 	go run ./test/bench

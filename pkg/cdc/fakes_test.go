@@ -36,6 +36,7 @@ type server struct {
 	opens     int
 	refuse    error // what Open returns
 	onBreak   func()
+	hold      string // an end LSN whose commit never comes
 	grew      chan struct{}
 }
 
@@ -175,6 +176,10 @@ func (st *scriptStream) play(ctx context.Context, tx scriptTx, h cdc.Handler) er
 		if err := h.Insert(ctx, ev); err != nil {
 			return err
 		}
+	}
+	if st.hold == tx.end.String() {
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	if st.breaksAt(tx.end.String()) {
 		return errBroken

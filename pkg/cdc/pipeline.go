@@ -71,6 +71,7 @@ type Pipeline struct {
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+	gaveUp   atomic.Bool   // the sink has given up some record
 
 	saving sync.Mutex // held during a save
 	saved  Position   // guarded by saving
@@ -201,8 +202,8 @@ func (p *Pipeline) drain(ctx context.Context, s Stream) error {
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
 	err := p.cfg.Sink.Flush(dctx)
 	cancel()
-	if err != nil || len(p.failed) > 0 {
-		partial = Partial{} // some of it may not have been delivered
+	if err != nil || p.gaveUp.Load() {
+		partial = Partial{} // some of it was not delivered
 	}
 	if err != nil {
 		err = fmt.Errorf("flush sink: %w; what is unacknowledged will be published again", err)
@@ -231,6 +232,7 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		p.acked.Store(time.Now().UnixNano())
 		r.tx.Ack()
 	} else {
+		p.gaveUp.Store(true)
 		p.fail(describe(fmt.Errorf("produce: %w", err), r))
 	}
 	r.Free()

@@ -322,6 +322,30 @@ func TestPipelineStopsInsideTransaction(t *testing.T) {
 	}
 }
 
+// A record that the sink gave up is not counted as delivered, though it was
+// handed over: the next process publishes it.
+func TestPipelineGivesUpInsideTransaction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		errBoom := errors.New("boom")
+		r := newRig(t, scriptTx{keys: []string{"a", "b"}, end: 100})
+		r.outcome = func(rec *cdc.Record) sinktest.Outcome {
+			if string(rec.Key) == "b" {
+				return sinktest.Outcome{Lost: true, Err: errBoom}
+			}
+			return sinktest.Outcome{}
+		}
+		r.server.hold = "0/64" // the commit does not come
+		if err := r.run(time.Minute); !errors.Is(err, errBoom) {
+			t.Fatalf("Run() = %v, want %v", err, errBoom)
+		}
+		r.outcome, r.server.hold = nil, ""
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
 // A transaction that was published in part and is gone from the server's history
 // is not passed over in silence.
 func TestPipelineTransactionVanished(t *testing.T) {
