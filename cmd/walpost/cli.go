@@ -60,6 +60,7 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "what is printed: text or json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
+	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.configCommand(), c.checkpointCommand(), c.versionCommand())
 	return root
 }

@@ -1,0 +1,80 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+func TestReady(t *testing.T) {
+	now := time.Unix(10_000, 0)
+	live := cdc.Status{State: cdc.Streaming}
+	late := cdc.Status{State: cdc.Streaming, Oldest: now.Add(-time.Minute)}
+	working := late
+	working.LastAck = now.Add(-time.Second)
+	tests := []struct {
+		name string
+		c    Condition
+		word string
+		err  string
+	}{
+		{name: "Streaming", c: Condition{Pipeline: live}, word: "streaming"},
+		{name: "Standby", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Standby: true, Kafka: errors.New("away")}, word: "standby"},
+		{name: "Connecting", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}}, err: "connecting"},
+		{name: "Broken", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting, Err: errors.New("reset")}}, err: "connecting: reset"},
+		{name: "Stopping", c: Condition{Pipeline: cdc.Status{State: cdc.Stopping}}, err: "stopping"},
+		{name: "Kafka", c: Condition{Pipeline: live, Kafka: errors.New("kafka: away")}, err: "kafka: away"},
+		{name: "StandingStill", c: Condition{Pipeline: late}, err: "standing still"},
+		{name: "WorkingOff", c: Condition{Pipeline: working}, word: "streaming"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			tt.c.Now, tt.c.MaxLag = now, 30*time.Second
+			word, err := tt.c.Ready()
+			if word != tt.word || (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("got %q, %v, want %q, %q", word, err, tt.word, tt.err)
+			}
+		})
+	}
+}
+
+func TestHandler(t *testing.T) {
+	reg := prometheus.NewRegistry()
+	status := cdc.Status{State: cdc.Connecting, CaughtUp: time.Now().Add(-time.Hour), Received: 7, Acknowledged: 5, Checkpoint: 3}
+	reg.MustRegister(NewCollector(func() cdc.Status { return status }), NewBuildInfo("v1"))
+	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
+		t.Errorf("lint: %v %v", problems, err)
+	}
+	ready := errors.New("not yet")
+	h := Handler(Config{Gatherer: reg, Ready: func(context.Context) (string, error) { return "streaming", ready }})
+	get := func(path string) (int, string) {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, path, nil))
+		return w.Code, w.Body.String()
+	}
+	if code, body := get("/livez"); code != 200 || body != "ok\n" {
+		t.Errorf("/livez = %d %q", code, body)
+	}
+	if code, body := get("/readyz"); code != 503 || body != "not yet\n" {
+		t.Errorf("/readyz = %d %q", code, body)
+	}
+	ready = nil
+	if code, body := get("/readyz"); code != 200 || body != "streaming\n" {
+		t.Errorf("/readyz = %d %q", code, body)
+	}
+	_, body := get("/metrics")
+	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_lag_seconds 3600", `walpost_build_info{`} {
+		if !strings.Contains(body, want) {
+			t.Errorf("/metrics lacks %s", want)
+		}
+	}
+}
