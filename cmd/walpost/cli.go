@@ -100,7 +100,7 @@ func (c *cli) report(err error) int {
 	}
 	var poison *cdc.PoisonError
 	if errors.As(err, &poison) {
-		hint = "nothing behind this row was published or confirmed: change what refuses it, or delete the row's cause, and start again"
+		hint = poisonHints[poison.Reason] + "; nothing behind this row was published, and this version cannot pass over it"
 	}
 	c.hint(hint)
 	var usage *usageError
@@ -109,6 +109,15 @@ func (c *cli) report(err error) int {
 		return exitInvalid
 	}
 	return exitFailed
+}
+
+// poisonHints say what would let a poison row through.
+var poisonHints = map[cdc.PoisonReason]string{
+	cdc.PoisonKey:      "set outbox.key to a column that is never NULL",
+	cdc.PoisonTopic:    "correct outbox.route, outbox.route_regex or outbox.topic",
+	cdc.PoisonRow:      "correct the outbox.* columns, or take the placement out",
+	cdc.PoisonOversize: "raise the topic's max.message.bytes, and kafka.max_message_bytes if it is set",
+	cdc.PoisonRefused:  "change what makes the broker refuse it",
 }
 
 func (c *cli) complain(text, hint string) {
