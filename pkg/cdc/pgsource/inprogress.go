@@ -220,8 +220,8 @@ func (st *Stream) putAside(ctx context.Context, msg []byte) error {
 // described the table as ours.
 func (st *Stream) noteStreamed(ctx context.Context, rel *cdc.Relation) error {
 	in := &st.in
-	if known, ok := in.relations[rel.OID]; ok {
-		in.others[rel.OID] = !known.outbox
+	if known, ok := in.relations[rel.OID]; ok && known.outbox {
+		in.others[rel.OID] = false
 		return nil
 	}
 	outbox, err := st.isOutbox(ctx, rel)

@@ -184,7 +184,10 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 // One that says nothing new keeps its pointer, and what hangs on it.
 func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
 	if old, ok := st.in.relations[rel.OID]; ok && reflect.DeepEqual(old.Relation, rel) {
-		return nil
+		if old.outbox {
+			return nil
+		}
+		rel = old.Relation // judged again: it may have become a partition of the outbox
 	}
 	outbox, err := st.isOutbox(ctx, rel)
 	if err != nil {
