@@ -11,6 +11,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"sync"
@@ -53,6 +54,7 @@ func Main(m *testing.M, ignore ...goleak.Option) int {
 	if code != 0 {
 		return code
 	}
+	http.DefaultClient.CloseIdleConnections() // of a download
 	if err := goleak.Find(ignore...); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

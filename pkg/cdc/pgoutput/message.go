@@ -38,6 +38,10 @@ const (
 	// The envelope's kinds.
 	KindXLogData         Kind = 'w'
 	KindPrimaryKeepalive Kind = 'k'
+
+	// KindCopyRow is a row of COPY. It has no such byte: this is that of the
+	// CopyData around it.
+	KindCopyRow Kind = 'd'
 )
 
 var kindNames = map[Kind]string{
@@ -57,6 +61,7 @@ var kindNames = map[Kind]string{
 	KindStreamAbort:      "Stream Abort",
 	KindXLogData:         "XLogData",
 	KindPrimaryKeepalive: "Primary Keepalive",
+	KindCopyRow:          "COPY row",
 }
 
 // String returns the name that the Postgres documentation uses.

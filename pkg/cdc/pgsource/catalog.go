@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"github.com/jackc/pgx/v5"
@@ -69,64 +70,68 @@ func (s *Source) checkPublication(ctx context.Context, conn *pgx.Conn) (binary b
 	return binary, nil
 }
 
-// tableQuery says of a table whether it is published, itself, through an
-// ancestor or through its partitions, and which types its columns have.
+// tableQuery says of a table which of its rows are published, and how. Rows come as
+// those of a leaf, which is the table itself if it has no partitions, or as those of
+// an ancestor. Row filters came with 15.
 const tableQuery = `
-	WITH target AS (SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3),
-	family AS (
-		SELECT oid FROM target
-		UNION SELECT a.relid::oid FROM target, pg_partition_ancestors(target.oid) a
-		UNION SELECT p.relid::oid FROM target, pg_partition_tree(target.oid) p),
+	WITH target AS (
+		SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3),
+	line AS (SELECT oid FROM target UNION SELECT a.relid::oid FROM target, pg_partition_ancestors(target.oid) a),
+	leaf AS (
+		SELECT oid FROM target WHERE relkind <> 'p'
+		UNION SELECT p.relid::oid FROM target, pg_partition_tree(target.oid) p WHERE p.isleaf AND target.relkind = 'p'),
+	listed AS (
+		SELECT c.oid, n.nspname, c.relname, to_jsonb(t)->>'rowfilter' AS filter
+		FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+		JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename WHERE t.pubname = $1),
+	named AS (
+		SELECT r.prrelid AS oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
+		UNION SELECT oid FROM listed
+		UNION SELECT line.oid FROM line, pg_publication p WHERE p.pubname = $1 AND p.puballtables),
 	published AS (
-		SELECT c.oid FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-		JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename WHERE t.pubname = $1
-		UNION SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1)
+		SELECT leaf.oid, listed.oid AS via, listed.nspname, listed.relname, listed.filter FROM leaf JOIN listed
+		ON listed.oid = leaf.oid OR listed.oid IN (SELECT a.relid::oid FROM pg_partition_ancestors(leaf.oid) a))
 	SELECT EXISTS (SELECT FROM target),
-		EXISTS (SELECT FROM family JOIN published USING (oid)) OR (SELECT puballtables FROM pg_publication WHERE pubname = $1),
-		coalesce((SELECT array_agg(DISTINCT a.atttypid::bigint) FROM pg_attribute a JOIN family f ON f.oid = a.attrelid
-			WHERE a.attnum > 0 AND NOT a.attisdropped), '{}')`
+		CASE WHEN EXISTS (SELECT FROM leaf) THEN NOT EXISTS (SELECT FROM leaf JOIN target USING (oid) WHERE oid NOT IN (SELECT oid FROM published))
+			ELSE EXISTS (SELECT FROM line JOIN named USING (oid)) END,
+		coalesce((SELECT min(oid::regclass::text) FROM leaf WHERE oid NOT IN (SELECT oid FROM published)), ''),
+		coalesce((SELECT min(nspname) FROM published WHERE via IN (SELECT oid FROM line) AND via NOT IN (SELECT oid FROM target)), ''),
+		coalesce((SELECT min(relname) FROM published WHERE via IN (SELECT oid FROM line) AND via NOT IN (SELECT oid FROM target)), ''),
+		coalesce((SELECT min(filter) FROM published), ''),
+		coalesce((SELECT array_agg(DISTINCT a.atttypid::bigint) FROM pg_attribute a
+			WHERE a.attrelid IN (SELECT oid FROM line UNION SELECT oid FROM leaf) AND a.attnum > 0 AND NOT a.attisdropped), '{}')`
 
+// checkTable refuses a publication that leaves rows of the table out, or brings
+// them under a name that is not configured.
 func (s *Source) checkTable(ctx context.Context, conn *pgx.Conn, t Table) (binary bool, err error) {
 	var (
-		exists, published bool
-		types             []int64
+		exists, named   bool
+		missing, filter string
+		via             Table // the ancestor that rows come under
+		types           []int64
 	)
-	err = conn.QueryRow(ctx, tableQuery, s.cfg.Publication, t.Schema, t.Name).Scan(&exists, &published, &types)
+	err = conn.QueryRow(ctx, tableQuery, s.cfg.Publication, t.Schema, t.Name).Scan(&exists, &named, &missing, &via.Schema, &via.Name, &filter, &types)
+	add := fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", pgx.Identifier{s.cfg.Publication}.Sanitize(), t)
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("look up table %s: %w", t, err)
 	case !exists:
 		return false, cdc.Refuse("run walpost init, or set outbox.table", "outbox table %s does not exist", t)
-	case !published:
-		return false, cdc.Refuse(fmt.Sprintf("ALTER PUBLICATION %s ADD TABLE %s", pgx.Identifier{s.cfg.Publication}.Sanitize(), t),
-			"publication %q does not contain the outbox table %s", s.cfg.Publication, t)
+	case !named:
+		return false, cdc.Refuse(add, "publication %q does not contain the outbox table %s", s.cfg.Publication, t)
+	case missing != "":
+		return false, cdc.Refuse(add, "publication %q does not contain %s, a partition of the outbox table %s", s.cfg.Publication, missing, t)
+	case via.Name != "" && !slices.Contains(s.cfg.Tables, via):
+		return false, cdc.Refuse(fmt.Sprintf("set outbox.table to %s, or ALTER PUBLICATION %s SET (publish_via_partition_root = false)", via, pgx.Identifier{s.cfg.Publication}.Sanitize()),
+			"publication %q publishes the rows of the outbox table %s as those of %s", s.cfg.Publication, t, via)
+	}
+	if filter != "" && !s.filtered {
+		s.filtered = true
+		s.cfg.Logger.Warn("the publication has a row filter: rows that it leaves out are not published", "table", t.String(), "filter", filter)
 	}
 	binary = true
 	for _, oid := range types {
 		binary = binary && s.cfg.Binary(uint32(oid))
 	}
 	return binary, nil
-}
-
-// lookUp says whether a table is now a partition of an outbox table, and
-// whether it is now published.
-func (s *Source) lookUp(ctx context.Context, conn *pgx.Conn, oid uint32) (partition, published bool, err error) {
-	const query = `
-		SELECT EXISTS (
-			SELECT FROM pg_partition_ancestors($1::bigint::oid::regclass) a JOIN pg_class c ON c.oid = a.relid
-			JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($2::text[], $3::text[]))),
-		EXISTS (
-			SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-			JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-			WHERE t.pubname = $4 AND c.oid = $1::bigint::oid)`
-	var schemas, names []string
-	for _, t := range s.cfg.Tables {
-		schemas, names = append(schemas, t.Schema), append(names, t.Name)
-	}
-	err = conn.QueryRow(ctx, query, int64(oid), schemas, names, s.cfg.Publication).Scan(&partition, &published)
-	if err != nil {
-		err = fmt.Errorf("look up relation %d: %w", oid, err)
-	}
-	return partition, published, err
 }

@@ -2,6 +2,7 @@ package pgsource
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -52,7 +53,7 @@ func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, s.connectError(err)
 	}
-	s.connected = true
+	s.connected.Store(true)
 	return conn, nil
 }
 
@@ -63,34 +64,13 @@ type replication struct {
 	senderTimeout time.Duration // the session's wal_sender_timeout, never zero
 }
 
-// connectReplication opens a session in replication mode. Settings that shape
-// text output are set here, since the session would take them from the role or
-// the database.
+// connectReplication opens a session in replication mode.
 func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
-	cfg := s.conn.Config.Copy()
-	setDefault(cfg.RuntimeParams, "application_name", "walpost")
-	for name, value := range map[string]string{
-		"replication": "database", "datestyle": "ISO", "intervalstyle": "postgres",
-		"extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
-	} {
-		cfg.RuntimeParams[name] = value
+	conn, reader, err := s.connectDecoding(ctx, "database")
+	if err != nil {
+		return nil, err
 	}
-	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
-	r := &replication{reader: &socketReader{}}
-	cfg.BuildFrontend = func(in io.Reader, out io.Writer) *pgproto3.Frontend {
-		r.reader.src = in
-		return pgproto3.NewFrontend(r.reader, out)
-	}
-	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
-		if sc, ok := c.(syscall.Conn); ok {
-			r.reader.raw, _ = sc.SyscallConn() // without it a backlog is read as it comes
-		}
-		return c, nil
-	}
-	var err error
-	if r.conn, err = pgconn.ConnectConfig(ctx, cfg); err != nil {
-		return nil, s.connectError(err)
-	}
+	r := &replication{conn: conn, reader: reader}
 	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
 		closeConn(r.conn)
 		return nil, err
@@ -98,11 +78,47 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 	return r, nil
 }
 
+// connectDecoding opens a session in which the plugin is to run: in replication
+// mode, or an ordinary one if that is empty. Settings that shape text output are
+// set here, since the session would take them from the role or the database.
+func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgConn, *socketReader, error) {
+	cfg := s.conn.Config.Copy()
+	setDefault(cfg.RuntimeParams, "application_name", "walpost")
+	for name, value := range map[string]string{
+		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
+	} {
+		cfg.RuntimeParams[name] = value
+	}
+	if mode != "" {
+		cfg.RuntimeParams["replication"] = mode
+	}
+	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
+	reader := &socketReader{}
+	cfg.AfterNetConnect = func(_ context.Context, _ *pgconn.Config, c net.Conn) (net.Conn, error) {
+		if sc, ok := c.(syscall.Conn); ok {
+			reader.raw, _ = sc.SyscallConn() // without it a backlog is read as it comes
+		}
+		return c, nil
+	}
+	cfg.BuildFrontend = func(in io.Reader, out io.Writer) *pgproto3.Frontend {
+		reader.src = in
+		if _, encrypted := out.(*tls.Conn); encrypted {
+			reader.raw = nil // what waits in the socket may be less than a record, for which a read would wait
+		}
+		return pgproto3.NewFrontend(reader, out)
+	}
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, nil, s.connectError(err)
+	}
+	return conn, reader, nil
+}
+
 // connectError tells what only an operator can mend from what may pass. Once a
 // session was had, everything may pass: credentials are known to be right.
 func (s *Source) connectError(err error) error {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || s.connected && pgErr.Code != codeInsufficientPrivilege {
+	if !errors.As(err, &pgErr) || s.connected.Load() && pgErr.Code != codeInsufficientPrivilege {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	where := fmt.Sprintf("role %q, database %q, %s:%d", s.conn.User, s.conn.Database, s.conn.Host, s.conn.Port)
@@ -121,11 +137,11 @@ func (s *Source) connectError(err error) error {
 // setSenderTimeout returns the session's wal_sender_timeout.
 func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
 	const query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'"
-	text, err := queryText(ctx, conn, query)
+	row, err := queryRow(ctx, conn, query, 1)
 	if err != nil {
 		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
 	}
-	ms, err := strconv.ParseInt(text, 10, 64)
+	ms, err := strconv.ParseInt(row[0], 10, 64)
 	if err != nil {
 		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
 	}
@@ -151,17 +167,21 @@ func endWhenFrozen(ctx context.Context, conn *pgx.Conn, limit time.Duration) err
 	return nil
 }
 
-// queryText runs a query of one row and one column in the simple protocol, the
-// only one that a walsender has.
-func queryText(ctx context.Context, conn *pgconn.PgConn, query string) (string, error) {
+// queryRow runs a query of one row in the simple protocol, the only one that a
+// walsender has.
+func queryRow(ctx context.Context, conn *pgconn.PgConn, query string, columns int) ([]string, error) {
 	results, err := conn.Exec(ctx, query).ReadAll()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != 1 {
-		return "", fmt.Errorf("query %q: want one row of one column", query)
+	if len(results) != 1 || len(results[0].Rows) != 1 || len(results[0].Rows[0]) != columns {
+		return nil, fmt.Errorf("query %q: want one row of %d columns", query, columns)
 	}
-	return string(results[0].Rows[0][0]), nil
+	row := make([]string, columns)
+	for i, v := range results[0].Rows[0] {
+		row[i] = string(v)
+	}
+	return row, nil
 }
 
 // serverState is what a start position is judged by.

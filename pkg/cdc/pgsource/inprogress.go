@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgoutput"
@@ -30,14 +31,19 @@ type streamedTx struct {
 	chunks  [][]byte // whole frames each: length as 4 bytes, and the message
 	size    int64    // bytes in chunks
 	file    *os.File // nil until spilled; has no name
-	aborted map[uint32]bool
+	aborted []uint32 // subtransactions; in memory to the end
 }
 
 // chunkSize is the least capacity of a chunk.
 const chunkSize = 64 << 10
 
-// frameHead is the length that precedes a message.
-const frameHead = 4
+const (
+	// frameHead is the length that precedes a message.
+	frameHead = 4
+
+	// abortSize is what the number of an aborted subtransaction takes.
+	abortSize = 4
+)
 
 // add keeps a copy of a message of the transaction.
 func (p *inProgress) add(xid uint32, msg []byte) error {
@@ -112,16 +118,14 @@ func (p *inProgress) abort(xid, sub uint32) {
 	case sub == xid:
 		p.drop(xid)
 	default:
-		if tx.aborted == nil {
-			tx.aborted = map[uint32]bool{}
-		}
-		tx.aborted[sub] = true
+		tx.aborted = append(tx.aborted, sub)
+		p.used += abortSize
 	}
 }
 
 func (p *inProgress) drop(xid uint32) {
 	if tx := p.txs[xid]; tx != nil {
-		p.used -= tx.size
+		p.used -= tx.size + abortSize*int64(len(tx.aborted))
 		tx.close()
 		delete(p.txs, xid)
 	}
@@ -214,18 +218,17 @@ func (st *Stream) putAside(ctx context.Context, msg []byte) error {
 	return in.pending.add(in.xid, msg)
 }
 
-// noteStreamed remembers a table that is none of ours, so that a bulk job on it
-// is not kept. What the description says holds only once its transaction has
-// committed; whose it is may be judged at once, unless another transaction has
-// described the table as ours.
+// noteStreamed remembers a table that is certainly none of ours, so that a bulk
+// job on it is not kept. A table with the columns of an outbox is kept: it may
+// become a partition in the same transaction, or another may have changed it. Which
+// it is, is judged at the commit.
 func (st *Stream) noteStreamed(ctx context.Context, rel *cdc.Relation) error {
-	in := &st.in
-	if known, ok := in.relations[rel.OID]; ok && known.outbox {
-		in.others[rel.OID] = false
+	if known, ok := st.in.relations[rel.OID]; ok && known.outbox || st.isConfigured(rel) || st.hasColumns(rel) {
+		st.in.others[rel.OID] = false
 		return nil
 	}
-	outbox, err := st.isOutbox(ctx, rel)
-	in.others[rel.OID] = err == nil && !outbox
+	found, err := st.lookUp(ctx, rel.OID)
+	st.in.others[rel.OID] = err == nil && !found.partition
 	return err
 }
 
@@ -240,6 +243,7 @@ func (st *Stream) streamCommit(ctx context.Context, h cdc.Handler, m *pgoutput.S
 	if tx == nil {
 		return st.commit(h, end)
 	}
+	slices.Sort(tx.aborted)
 	err := tx.each(func(msg []byte) error {
 		m, err := in.dec.DecodeStreamed(msg)
 		if err != nil {
@@ -249,7 +253,7 @@ func (st *Stream) streamCommit(ctx context.Context, h cdc.Handler, m *pgoutput.S
 		case *pgoutput.Relation:
 			return st.upsert(ctx, m.Relation)
 		case *pgoutput.Insert:
-			if !tx.aborted[m.XID] {
+			if _, aborted := slices.BinarySearch(tx.aborted, m.XID); !aborted {
 				return st.insert(ctx, h, m)
 			}
 		}

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 )
 
@@ -65,14 +66,21 @@ func TestInProgressAbort(t *testing.T) {
 		}
 	}
 	p.abort(1, 7)
-	if !p.txs[1].aborted[7] || p.txs[1].aborted[1] {
+	if !slices.Equal(p.txs[1].aborted, []uint32{7}) {
 		t.Error("a subtransaction's abort must mark it alone")
+	}
+	if want := int64(2*(frameHead+1) + abortSize); p.used != want {
+		t.Errorf("%d bytes in memory, want %d", p.used, want)
 	}
 	p.abort(2, 2)
 	if p.txs[2] != nil || p.txs[1] == nil {
 		t.Error("a transaction's abort must drop it alone")
 	}
 	p.abort(3, 3) // of one that brought nothing
+	p.drop(1)
+	if p.used != 0 {
+		t.Errorf("%d bytes are left", p.used)
+	}
 }
 
 // A folder that cannot be written to is an error that names it.

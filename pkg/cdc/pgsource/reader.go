@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,46 +20,81 @@ type reader struct {
 	relations map[uint32]*relation
 	others    map[uint32]bool // tables in stream blocks that are none of ours
 	pending   inProgress
+	catalog   *pgx.Conn // for questions; nil until there is one
 
-	xid    uint32 // of the open stream block
-	open   bool   // between Begin and Commit
-	begun  bool   // the handler was told of the transaction in event
-	warned bool   // of updates
+	at     cdc.LSN // everything that committed before it has been handed over
+	xid    uint32  // of the open stream block
+	open   bool    // between Begin and Commit
+	begun  bool    // the handler was told of the transaction in event
+	warned bool    // of updates
 	event  cdc.Event
 }
 
-// relation is a table of the publication.
-type relation struct {
-	*cdc.Relation
-	outbox bool // its inserts are events
+func (in *reader) close() {
+	in.pending.close()
+	in.closeCatalog()
 }
 
-func (in *reader) close() { in.pending.close() }
-
-// read receives messages and hands over what they bring, until something fails.
-// A message's bytes are valid until the next is received.
+// read receives messages and hands over what they bring, until something fails or
+// the stream is so far behind that it should be pulled. A message's bytes are
+// valid until the next is received.
 func (st *Stream) read(ctx context.Context, h cdc.Handler) error {
 	for {
-		// With any other context the receive would allocate. Stop and the end
-		// of ctx interrupt it through the deadline.
-		msg, err := st.repl.conn.ReceiveMessage(context.Background())
+		msg, err := st.receive(st.repl.Load().conn)
 		if err != nil {
-			return fmt.Errorf("receive: %w", err)
+			return err
 		}
 		switch m := msg.(type) {
 		case *pgproto3.CopyData:
 			if err := st.copyData(ctx, h, m.Data); err != nil {
 				return err
 			}
-		case *pgproto3.ErrorResponse:
-			return fmt.Errorf("receive: %w", pgconn.ErrorResponseToPgError(m))
 		case *pgproto3.CopyDone:
 			return errors.New("the server has ended the replication")
 		}
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
+		if st.shouldPull() && st.in.atRest() {
+			return errBehind
+		}
 	}
+}
+
+const (
+	codeUndefinedObject              = "42704"
+	codeObjectNotInPrerequisiteState = "55000"
+)
+
+// receive returns the next message, or the error that it is. With any other
+// context the receive would allocate: Stop and the end of the stream interrupt it
+// through the deadline.
+func (st *Stream) receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) {
+	msg, err := conn.ReceiveMessage(context.Background())
+	if err != nil {
+		return nil, fmt.Errorf("receive: %w", err)
+	}
+	switch m := msg.(type) {
+	case *pgproto3.ErrorResponse:
+		err := fmt.Errorf("receive: %w", pgconn.ErrorResponseToPgError(m))
+		if m.Code == codeUndefinedObject {
+			return nil, st.refuseGap(err)
+		}
+		return nil, err
+	case *pgproto3.NoticeResponse:
+		// From 18 on the server leaves the changes out, and only warns.
+		if m.Code == codeObjectNotInPrerequisiteState && m.SeverityUnlocalized == "WARNING" {
+			return nil, st.refuseGap(fmt.Errorf("receive: the server warns: %s", m.Message))
+		}
+	}
+	return msg, nil
+}
+
+// refuseGap is for WAL that was written when there was no such publication: what
+// it says of the outbox cannot be read any more.
+func (st *Stream) refuseGap(err error) error {
+	return cdc.Refuse("publish the rows of that time from the table, then drop the slot, delete its checkpoint, and run walpost init",
+		"publication %q did not exist yet, or not any more, when WAL after %s was written: %w", st.cfg.Publication, st.in.at, err)
 }
 
 func (st *Stream) copyData(ctx context.Context, h cdc.Handler, data []byte) error {
@@ -89,13 +123,19 @@ func (st *Stream) copyData(ctx context.Context, h cdc.Handler, data []byte) erro
 // keepalive takes the server's position as idle, but only between transactions.
 func (st *Stream) keepalive(h cdc.Handler, k pgoutput.PrimaryKeepalive) {
 	st.seen(k.WALEnd)
-	st.repl.reader.behind = false
+	st.repl.Load().reader.behind = false
 	if !st.in.open && !st.in.dec.InStream() {
-		h.Idle(k.WALEnd)
+		st.idle(h, k.WALEnd)
 	}
 	if k.ReplyRequested {
 		st.wakeStatus()
 	}
+}
+
+// idle says that everything that committed before lsn has been handed over.
+func (st *Stream) idle(h cdc.Handler, lsn cdc.LSN) {
+	st.in.at = max(st.in.at, lsn)
+	h.Idle(lsn)
 }
 
 // seen raises what was received in this session.
@@ -108,7 +148,7 @@ func (st *Stream) seen(lsn cdc.LSN) {
 // message handles one message of the plugin.
 func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogData) error {
 	in := &st.in
-	if in.dec.InStream() && pgoutput.Kind(x.Data[0]) != pgoutput.KindStreamStop {
+	if in.dec.InStream() && len(x.Data) > 0 && pgoutput.Kind(x.Data[0]) != pgoutput.KindStreamStop {
 		return st.putAside(ctx, x.Data)
 	}
 	msg, err := in.dec.Decode(x.Data)
@@ -142,7 +182,7 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 // pace tells the socket's reader whether the stream is behind. Both times are the
 // server's clock.
 func (st *Stream) pace(sent, committed time.Time) {
-	st.repl.reader.behind = sent.Sub(committed) > maxFresh
+	st.repl.Load().reader.behind = sent.Sub(committed) > maxFresh
 }
 
 // insert hands over one row, if it is of an outbox table.
@@ -173,74 +213,12 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 	st.in.open = false
 	st.src.metrics.transactions.Inc()
 	if !st.in.begun {
-		h.Idle(end)
+		st.idle(h, end)
 		return nil
 	}
 	st.in.begun = false
+	st.in.at = max(st.in.at, end)
 	return h.Commit(end)
-}
-
-// upsert takes a table's description, which comes again after any invalidation.
-// One that says nothing new keeps its pointer, and what hangs on it.
-func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
-	if old, ok := st.in.relations[rel.OID]; ok && reflect.DeepEqual(old.Relation, rel) {
-		if old.outbox {
-			return nil
-		}
-		rel = old.Relation // judged again: it may have become a partition of the outbox
-	}
-	outbox, err := st.isOutbox(ctx, rel)
-	if err != nil {
-		return err
-	}
-	if outbox && st.binary {
-		for _, c := range rel.Columns {
-			if !st.cfg.Binary(c.Type) {
-				st.src.textOnly = true
-				return fmt.Errorf("column %q of %s.%s has a type that is read as text: opening the stream again in text format", c.Name, rel.Schema, rel.Name)
-			}
-		}
-	}
-	st.in.relations[rel.OID] = &relation{rel, outbox}
-	return nil
-}
-
-// isOutbox reports whether rel is one of the configured tables or a partition
-// of one. What the catalog no longer knows, for it was dropped or detached
-// since, is judged by its columns.
-func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error) {
-	for _, t := range st.cfg.Tables {
-		if t.Schema == rel.Schema && t.Name == rel.Name {
-			return true, nil
-		}
-	}
-	conn, err := st.src.connectControl(ctx) // the other session is watched
-	if err != nil {
-		return false, err
-	}
-	defer closeConn(conn.PgConn())
-	partition, published, err := st.src.lookUp(ctx, conn, rel.OID)
-	if err != nil || partition || published {
-		return partition, err
-	}
-	if st.hasColumns(rel) {
-		st.cfg.Logger.Warn("rows of a table that has left the publication since: taken for a partition of the outbox", "table", pgx.Identifier{rel.Schema, rel.Name}.Sanitize())
-		return true, nil
-	}
-	return false, nil
-}
-
-func (st *Stream) hasColumns(rel *cdc.Relation) bool {
-	names := map[string]bool{}
-	for _, c := range rel.Columns {
-		names[c.Name] = true
-	}
-	for _, want := range st.cfg.Columns {
-		if !names[want] {
-			return false
-		}
-	}
-	return true
 }
 
 // warnUpdate says once a connection that updates are not events.

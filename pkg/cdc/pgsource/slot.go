@@ -32,8 +32,9 @@ type slotState struct {
 	InvalidationReason string  `json:"invalidation_reason"` // 17
 
 	currentDatabase string
-	retained        int64 // bytes of WAL that the slot keeps
-	unconfirmed     int64 // bytes of WAL beyond the confirmed position
+	end             cdc.LSN // of WAL
+	retained        int64   // bytes of WAL that the slot keeps
+	unconfirmed     int64   // bytes of WAL beyond the confirmed position
 }
 
 func (s *slotState) lost() bool {
@@ -48,23 +49,30 @@ func (s *slotState) lostReason() string {
 	return reason
 }
 
+// endOfWAL is an SQL expression for the end of WAL as it is on disk.
+const endOfWAL = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+
 // readSlot returns the slot, or nil if there is none.
 func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotState, error) {
 	const query = `
-		SELECT to_jsonb(s), current_database(), coalesce(wal.lsn - s.restart_lsn, 0)::bigint, coalesce(wal.lsn - s.confirmed_flush_lsn, 0)::bigint
-		FROM pg_replication_slots s,
-			(SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END AS lsn) wal
+		SELECT to_jsonb(s), current_database(), wal.lsn::text,
+			coalesce(wal.lsn - s.restart_lsn, 0)::bigint, coalesce(wal.lsn - s.confirmed_flush_lsn, 0)::bigint
+		FROM pg_replication_slots s, (SELECT ` + endOfWAL + ` AS lsn) wal
 		WHERE slot_name = $1`
 	var (
 		row  string
+		end  string
 		slot slotState
 	)
-	err := conn.QueryRow(ctx, query, name).Scan(&row, &slot.currentDatabase, &slot.retained, &slot.unconfirmed)
+	err := conn.QueryRow(ctx, query, name).Scan(&row, &slot.currentDatabase, &end, &slot.retained, &slot.unconfirmed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
 	if err == nil {
 		err = json.Unmarshal([]byte(row), &slot)
+	}
+	if err == nil {
+		slot.end, err = cdc.ParseLSN(end)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read slot %q: %w", name, err)

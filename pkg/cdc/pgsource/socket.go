@@ -40,6 +40,7 @@ type socketReader struct {
 	buf  []byte
 	r, w int
 
+	total    atomic.Int64 // bytes that have come
 	reading  atomic.Bool  // a read of the socket is under way
 	lastRead atomic.Int64 // when bytes last came, or the first read began, in Unix ns
 }
@@ -78,6 +79,7 @@ func (s *socketReader) fill(b []byte) (int, error) {
 	if s.behind && err == nil {
 		n += s.gather(b[n:], now.Add(maxGather))
 	}
+	s.total.Add(int64(n))
 	return n, nil // an error comes again
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -81,6 +82,12 @@ type Config struct {
 	// Defaults to 8 MiB.
 	MaxTxMemory int64
 
+	// PullAbove is how many bytes of WAL the stream may be behind before what
+	// follows is pulled through a query, which is several times faster and
+	// takes a second slot for as long. Negative means never. Defaults to
+	// 32 MiB.
+	PullAbove int64
+
 	// SpillDir is the folder for these files. They have no name: whatever
 	// happens to the process, they are gone with it. Defaults to the
 	// operating system's folder for temporary files.
@@ -97,6 +104,7 @@ func (c Config) withDefaults() Config {
 	c.Failover = cmp.Or(c.Failover, FailoverAuto)
 	c.StatusInterval = cmp.Or(c.StatusInterval, 5*time.Second)
 	c.MaxTxMemory = cmp.Or(c.MaxTxMemory, 8<<20)
+	c.PullAbove = cmp.Or(c.PullAbove, 32<<20)
 	c.SpillDir = cmp.Or(c.SpillDir, os.TempDir())
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Binary == nil {
@@ -132,10 +140,16 @@ type Source struct {
 	conn    *pgx.ConnConfig
 	metrics *metrics
 
-	connected bool // some session was had; owned by Open, and by Run
-	opened    bool // some Open has succeeded; owned by Open
-	textOnly  bool // a column came that binary format is not understood for; owned by Open and Run
-	standby   atomic.Bool
+	// Owned by Open and by the stream that it returned, of which there is one
+	// at a time.
+	connected  atomic.Bool     // some session was had
+	opened     bool            // some Open has succeeded
+	textOnly   bool            // a column came that binary format is not understood for
+	streamNext bool            // the next stream must not begin with a pull
+	warned     map[uint32]bool // tables that were warned of
+	filtered   bool            // a row filter was warned of
+
+	standby atomic.Bool
 }
 
 // New returns a source. It does not connect.
@@ -148,7 +162,7 @@ func New(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer)}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[uint32]bool{}}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.
@@ -194,7 +208,11 @@ func (s *Source) openStream(ctx context.Context, control *pgx.Conn, position fun
 	if err != nil {
 		return nil, err
 	}
-	st := &Stream{src: s, cfg: s.cfg, control: control, repl: repl, stopped: make(chan struct{}), wake: make(chan struct{}, 1)}
+	st := &Stream{
+		src: s, cfg: s.cfg, control: control, senderTimeout: repl.senderTimeout,
+		stopped: make(chan struct{}), wake: make(chan struct{}, 1),
+	}
+	st.repl.Store(repl)
 	st.in = reader{
 		relations: map[uint32]*relation{}, others: map[uint32]bool{},
 		pending: inProgress{
@@ -214,7 +232,7 @@ func (s *Source) openStream(ctx context.Context, control *pgx.Conn, position fun
 // start.
 func (st *Stream) prepare(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) error {
 	s := st.src
-	if err := endWhenFrozen(ctx, st.control, st.repl.senderTimeout); err != nil {
+	if err := endWhenFrozen(ctx, st.control, st.senderTimeout); err != nil {
 		return err
 	}
 	binary, err := s.checkPublication(ctx, st.control)
@@ -225,15 +243,19 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	if err != nil {
 		return err
 	}
-	server, err := st.repl.identify(ctx)
+	server, err := st.repl.Load().identify(ctx)
 	if err != nil {
 		return err
 	}
-	saved, err := position(ctx, server.Position)
+	var saved cdc.Position
+	err = st.whileOwned(ctx, func(ctx context.Context) (err error) {
+		saved, err = position(ctx, server.Position)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if server.history, err = st.repl.history(ctx, saved, server.Position); err != nil {
+	if server.history, err = st.repl.Load().history(ctx, saved, server.Position); err != nil {
 		return err
 	}
 	start, err := s.checkStart(saved, server, slot)
@@ -246,13 +268,45 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		}
 	}
 	st.start = cdc.Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: start}
+	st.in.at = start
 	st.received.Store(uint64(start))
 	st.confirmed.Store(uint64(start))
 	if slot != nil {
 		st.confirmed.Store(uint64(slot.ConfirmedFlush))
 	}
 	st.binary = binary && !s.textOnly
+	st.backlog.above = cdc.LSN(max(0, s.cfg.PullAbove))
+	if a := st.backlog.above; a > 0 && server.LSN > start && server.LSN-start > a && !s.streamNext {
+		st.backlog.behind.Store(true)
+	}
+	s.streamNext = false
 	return nil
+}
+
+// whileOwned calls f, and meanwhile keeps the session that owns the slot from being
+// idle: f may wait for as long as an outage of the sink.
+func (st *Stream) whileOwned(ctx context.Context, f func(context.Context) error) error {
+	g, gctx := errgroup.WithContext(ctx)
+	fctx, done := context.WithCancel(gctx)
+	g.Go(func() error {
+		defer done()
+		return f(fctx)
+	})
+	g.Go(func() error {
+		ticker := time.NewTicker(st.interval())
+		defer ticker.Stop()
+		for {
+			select {
+			case <-fctx.Done():
+				return nil
+			case <-ticker.C:
+			}
+			if _, err := st.control.Exec(gctx, "SELECT"); err != nil && fctx.Err() == nil {
+				return fmt.Errorf("session that owns the slot: %w", err)
+			}
+		}
+	})
+	return g.Wait()
 }
 
 // Ping implements [cdc.Source]. Like pg_isready it asks only whether the server

@@ -11,7 +11,7 @@ import (
 
 	"github.com/jackc/pglogrepl"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgproto3"
+	"github.com/jackc/pgx/v5/pgconn"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -26,10 +26,12 @@ import (
 type Stream struct {
 	src     *Source
 	cfg     Config
-	control *pgx.Conn // owned by Open, then by watch, then by finish
-	repl    *replication
+	control *pgx.Conn                   // owned by Open, then by watch, then by finish
+	repl    atomic.Pointer[replication] // replaced with sending held
 	start   cdc.Position
 	binary  bool
+
+	senderTimeout time.Duration // the session's wal_sender_timeout, never zero
 
 	stopOnce sync.Once
 	stopped  chan struct{}
@@ -38,7 +40,15 @@ type Stream struct {
 	confirmed atomic.Uint64 // what the slot may forget
 	wake      chan struct{} // asks for a status message soon
 
-	in reader // owned by the goroutine that reads
+	sending sync.Mutex // held while something is sent on repl; guards copying
+	copying bool       // the replication command runs: standby status may be sent
+
+	listening   sync.Mutex     // guards listener and interrupted
+	listener    *pgconn.PgConn // whose read an interruption ends
+	interrupted bool
+
+	backlog backlog
+	in      reader // owned by the goroutine that reads
 }
 
 // errStopped ends the handler's context when Stop was called.
@@ -66,7 +76,7 @@ func (st *Stream) Confirm(lsn cdc.LSN) {
 
 // Close implements [cdc.Stream].
 func (st *Stream) Close() error {
-	closeConn(st.repl.conn)
+	closeConn(st.repl.Load().conn)
 	closeConn(st.control.PgConn())
 	st.src.metrics.connected.Set(0)
 	return nil
@@ -74,9 +84,6 @@ func (st *Stream) Close() error {
 
 // Run implements [cdc.Stream].
 func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
-	if err := st.startReplication(ctx); err != nil {
-		return err
-	}
 	st.src.metrics.connected.Set(1)
 	defer st.in.close()
 	g, gctx := errgroup.WithContext(ctx)
@@ -88,10 +95,10 @@ func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
 		case <-gctx.Done():
 		}
 		cancel(errStopped)
-		return st.repl.interrupt()
+		return st.interrupt()
 	})
 	g.Go(func() error {
-		if err := st.read(hctx, h); hctx.Err() == nil {
+		if err := st.flow(hctx, h); hctx.Err() == nil {
 			return err
 		}
 		<-gctx.Done() // stopped: the connection is kept alive until then
@@ -105,104 +112,109 @@ func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
 	return st.finish(context.WithoutCancel(ctx))
 }
 
+// flow hands over what comes: what lies far back is pulled, the rest is streamed,
+// and so in turn. It does not end but with an error.
+func (st *Stream) flow(ctx context.Context, h cdc.Handler) error {
+	for {
+		if st.shouldPull() {
+			if err := st.pull(ctx, h); err != nil {
+				return err
+			}
+		}
+		if err := st.startReplication(ctx); err != nil {
+			return err
+		}
+		if err := st.read(ctx, h); !errors.Is(err, errBehind) {
+			return err
+		}
+		if err := st.endReplication(ctx); err != nil {
+			return err
+		}
+	}
+}
+
 // startReplication gives the replication command.
 // https://www.postgresql.org/docs/current/protocol-logical-replication.html
 func (st *Stream) startReplication(ctx context.Context) error {
-	args := []string{
-		"proto_version '2'",
-		"publication_names " + literal(pgx.Identifier{st.cfg.Publication}.Sanitize()),
-		"streaming 'on'",
+	if err := st.listen(st.repl.Load().conn); err != nil {
+		return err
 	}
-	if st.binary {
-		args = append(args, "binary 'true'")
-	}
+	args := append([]string{"proto_version '2'", "streaming 'on'"}, st.pluginArgs(" ")...)
 	opts := pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args}
-	if err := pglogrepl.StartReplication(ctx, st.repl.conn, st.cfg.Slot, pglogrepl.LSN(st.start.LSN), opts); err != nil {
-		return fmt.Errorf("start replication from slot %q at %s: %w", st.cfg.Slot, st.start.LSN, err)
+	st.sending.Lock()
+	defer st.sending.Unlock()
+	if err := pglogrepl.StartReplication(ctx, st.repl.Load().conn, st.cfg.Slot, pglogrepl.LSN(st.in.at), opts); err != nil {
+		return fmt.Errorf("start replication from slot %q at %s: %w", st.cfg.Slot, st.in.at, err)
 	}
+	st.copying = true
 	return nil
+}
+
+// pluginArgs are the plugin's options that hold for streaming and for pulling,
+// each a name and a literal.
+func (st *Stream) pluginArgs(between string) []string {
+	name := func(s string) string {
+		if between == " " {
+			return s
+		}
+		return literal(s)
+	}
+	args := []string{name("publication_names") + between + literal(pgx.Identifier{st.cfg.Publication}.Sanitize())}
+	if st.binary {
+		args = append(args, name("binary")+between+"'true'")
+	}
+	return args
 }
 
 func literal(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
 
-const (
-	// minStatusGap is the least time between two status messages. A server
-	// that is waited for asks for answers in storms.
-	minStatusGap = 50 * time.Millisecond
-
-	// finishTimeout bounds each of the two waits of a clean end.
-	finishTimeout = time.Second
-)
-
-// interval is the time between two status messages, and between two looks at
-// the slot.
-func (st *Stream) interval() time.Duration {
-	return min(st.cfg.StatusInterval, st.repl.senderTimeout/3)
-}
-
-func (st *Stream) wakeStatus() {
-	select {
-	case st.wake <- struct{}{}:
-	default:
+// endReplication ends the replication command, and connects anew for another. What
+// the server has sent meanwhile is dropped: it comes again. A walsender takes the
+// command only once: of a second one it would not read the standby status, since it
+// still knows that the first was ended (StartLogicalReplication in walsender.c).
+func (st *Stream) endReplication(ctx context.Context) error {
+	if err := st.listen(nil); err != nil {
+		return err
 	}
-}
-
-// keepAlive sends standby status: on a ticker, when the server asks, and when
-// there is something new to confirm. It does so while the handler blocks, and
-// ends the stream when the server has gone silent.
-func (st *Stream) keepAlive(ctx context.Context) error {
-	ticker := time.NewTicker(st.interval())
-	defer ticker.Stop()
-	gap := time.NewTimer(0)
-	defer gap.Stop()
-	for {
-		ask := false
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-st.wake:
-		case <-ticker.C:
-			ask = true
-		}
-		if silence := st.repl.reader.silence(); silence > st.maxSilence() {
-			return fmt.Errorf("no sign of life from the server for %s", silence.Round(time.Second))
-		}
-		if err := st.sendStatus(ctx, ask); err != nil {
-			return err
-		}
-		gap.Reset(minStatusGap)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-gap.C:
-		}
+	st.sending.Lock()
+	defer st.sending.Unlock()
+	st.copying = false
+	old := st.repl.Load()
+	if err := old.endCopy(switchTimeout); err != nil {
+		return fmt.Errorf("end replication from slot %q: %w", st.cfg.Slot, err)
 	}
-}
-
-// maxSilence is how long the server may leave our questions unanswered: twice
-// what it would grant us, since it does not answer while it decodes.
-func (st *Stream) maxSilence() time.Duration { return 2 * st.repl.senderTimeout }
-
-// sendStatus reports how far this session has received, and what is confirmed
-// of that. All three positions are given: pglogrepl would else report what was
-// merely received as flushed.
-func (st *Stream) sendStatus(ctx context.Context, ask bool) error {
-	received := st.received.Load()
-	flushed := min(st.confirmed.Load(), received)
-	if err := st.repl.conn.Conn().SetWriteDeadline(time.Now().Add(st.repl.senderTimeout)); err != nil {
-		return fmt.Errorf("send standby status: %w", err)
-	}
-	err := pglogrepl.SendStandbyStatusUpdate(ctx, st.repl.conn, pglogrepl.StandbyStatusUpdate{
-		WALWritePosition: pglogrepl.LSN(received),
-		WALFlushPosition: pglogrepl.LSN(flushed),
-		WALApplyPosition: pglogrepl.LSN(flushed),
-		ReplyRequested:   ask,
-	})
+	closeConn(old.conn)
+	repl, err := st.src.connectReplication(ctx)
 	if err != nil {
-		return fmt.Errorf("send standby status: %w", err)
+		return err
 	}
-	st.src.metrics.confirmed.Set(float64(flushed))
+	st.repl.Store(repl)
 	return nil
+}
+
+// listen makes conn the one whose reads Stop ends. It fails if that has happened.
+func (st *Stream) listen(conn *pgconn.PgConn) error {
+	st.listening.Lock()
+	defer st.listening.Unlock()
+	if st.interrupted {
+		return errStopped
+	}
+	st.listener = conn
+	if conn == nil {
+		return nil
+	}
+	return conn.Conn().SetDeadline(time.Time{})
+}
+
+// interrupt ends a read that is blocked, and leaves the connection as it is.
+func (st *Stream) interrupt() error {
+	st.listening.Lock()
+	defer st.listening.Unlock()
+	st.interrupted = true
+	if st.listener == nil {
+		return nil
+	}
+	return st.listener.Conn().SetReadDeadline(time.Unix(1, 0))
 }
 
 // watch looks at the slot from time to time, which also keeps the session with
@@ -211,7 +223,7 @@ func (st *Stream) sendStatus(ctx context.Context, ask bool) error {
 func (st *Stream) watch(ctx context.Context) error {
 	for {
 		if err := st.sample(ctx); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("session that owns the slot: %w", err)
+			return err
 		}
 		wctx, cancel := context.WithTimeout(ctx, st.interval())
 		_, err := st.control.WaitForNotification(wctx) // none is sent: this waits for the session's end
@@ -226,73 +238,20 @@ func (st *Stream) watch(ctx context.Context) error {
 	}
 }
 
-// sample puts the slot's condition into the metrics.
+// sample looks at the slot and at the publication: it puts the slot's condition
+// into the metrics, sees whether the stream has fallen behind, and refuses to go
+// on with a publication that leaves events out.
 func (st *Stream) sample(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, st.repl.senderTimeout)
+	ctx, cancel := context.WithTimeout(ctx, st.senderTimeout)
 	defer cancel()
 	slot, err := readSlot(ctx, st.control, st.cfg.Slot)
-	if err == nil && slot != nil {
+	if err != nil {
+		return fmt.Errorf("session that owns the slot: %w", err)
+	}
+	if slot != nil {
 		st.src.metrics.observe(slot)
+		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
 	}
+	_, err = st.src.checkPublication(ctx, st.control)
 	return err
-}
-
-// finish confirms once more what was saved, and ends the copy in good order.
-// Closing a socket with unread data resets the connection, and the server may
-// then lose the last status: so it waits until the slot shows it.
-func (st *Stream) finish(ctx context.Context) error {
-	if err := st.sendStatus(ctx, true); err != nil {
-		return err
-	}
-	if err := st.awaitConfirmed(ctx); err != nil {
-		return fmt.Errorf("confirm %s to slot %q: %w", cdc.LSN(st.confirmed.Load()), st.cfg.Slot, err)
-	}
-	if err := st.repl.endCopy(finishTimeout); err != nil {
-		st.cfg.Logger.Debug("replication not ended by the server in time", "error", err)
-	}
-	return nil
-}
-
-// awaitConfirmed waits until the slot shows what was confirmed.
-func (st *Stream) awaitConfirmed(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
-	defer cancel()
-	want := cdc.LSN(min(st.confirmed.Load(), st.received.Load()))
-	ticker := time.NewTicker(5 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		slot, err := readSlot(ctx, st.control, st.cfg.Slot)
-		if err != nil || slot == nil || slot.ConfirmedFlush >= want {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("the slot still shows %s", slot.ConfirmedFlush)
-		case <-ticker.C:
-		}
-	}
-}
-
-// interrupt ends a read that is blocked, and leaves the connection as it is.
-func (r *replication) interrupt() error { return r.conn.Conn().SetReadDeadline(time.Unix(1, 0)) }
-
-// endCopy says that no more status will come, and reads until the server has
-// ended the copy as well, for at most the given time.
-func (r *replication) endCopy(limit time.Duration) error {
-	if err := r.conn.Conn().SetDeadline(time.Now().Add(limit)); err != nil {
-		return err
-	}
-	r.conn.Frontend().Send(&pgproto3.CopyDone{})
-	if err := r.conn.Frontend().Flush(); err != nil {
-		return err
-	}
-	for {
-		msg, err := r.conn.ReceiveMessage(context.Background())
-		if err != nil {
-			return err
-		}
-		if _, ok := msg.(*pgproto3.ReadyForQuery); ok {
-			return nil
-		}
-	}
 }

@@ -1,0 +1,188 @@
+package pgsource
+
+import (
+	"context"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// relation is a table of the publication.
+type relation struct {
+	*cdc.Relation
+	outbox bool // its inserts are events
+}
+
+// upsert takes a table's description, which comes again after any invalidation.
+// One that says nothing new keeps its pointer, and what hangs on it; but a table
+// that is none of ours may have become a partition of the outbox.
+func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
+	if old, ok := st.in.relations[rel.OID]; ok && reflect.DeepEqual(old.Relation, rel) {
+		if old.outbox {
+			return nil
+		}
+		rel = old.Relation
+	}
+	outbox, err := st.isOutbox(ctx, rel)
+	if err != nil {
+		return err
+	}
+	if outbox && st.binary {
+		for _, c := range rel.Columns {
+			if !st.cfg.Binary(c.Type) {
+				st.src.textOnly = true
+				return fmt.Errorf("column %q of %s.%s has a type that is read as text: opening the stream again in text format", c.Name, rel.Schema, rel.Name)
+			}
+		}
+	}
+	st.in.relations[rel.OID] = &relation{rel, outbox}
+	return nil
+}
+
+func (st *Stream) isConfigured(rel *cdc.Relation) bool {
+	for _, t := range st.cfg.Tables {
+		if t.Schema == rel.Schema && t.Name == rel.Name {
+			return true
+		}
+	}
+	return false
+}
+
+// isOutbox reports whether rel is one of the configured tables or a partition of
+// one, as the catalog has it after the transaction that is being read. What the
+// catalog no longer knows, for it was dropped or taken out since, is judged by its
+// columns.
+func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error) {
+	if st.isConfigured(rel) {
+		return true, nil
+	}
+	if err := st.awaitVisible(ctx, st.in.event.Transaction.XID); err != nil {
+		return false, err
+	}
+	found, err := st.lookUp(ctx, rel.OID)
+	if err != nil || found.partition || !st.hasColumns(rel) {
+		return found.partition, err
+	}
+	name := pgx.Identifier{rel.Schema, rel.Name}.Sanitize()
+	if found.published {
+		st.warnOnce(rel.OID, "rows of a published table that has the outbox's columns, but is not in outbox.table nor a partition of it now, are not published", name)
+		return false, nil
+	}
+	st.warnOnce(rel.OID, "rows of a table that has left the publication since: taken for a partition of the outbox", name)
+	return true, nil
+}
+
+func (st *Stream) warnOnce(oid uint32, text, table string) {
+	if !st.src.warned[oid] {
+		st.src.warned[oid] = true
+		st.cfg.Logger.Warn(text, "table", table)
+	}
+}
+
+// hasColumns reports whether rel has the columns of an outbox, which every
+// partition of one has.
+func (st *Stream) hasColumns(rel *cdc.Relation) bool {
+	names := map[string]bool{}
+	for _, c := range rel.Columns {
+		names[c.Name] = true
+	}
+	for _, want := range st.cfg.Columns {
+		if !names[want] {
+			return false
+		}
+	}
+	return true
+}
+
+// catalogEntry is what the catalog says of a table at this moment.
+type catalogEntry struct {
+	partition bool // of an outbox table, over any number of levels
+	published bool
+}
+
+// visibleInterval is the time between two looks at a transaction that others
+// cannot see yet.
+const visibleInterval = 20 * time.Millisecond
+
+// awaitVisible waits until what a committed transaction has changed can be seen.
+// Its commit record is sent when it is in WAL, and the transaction ends only after
+// that: with a synchronous standby, after any time. Until then it holds the lock
+// on its own number.
+func (st *Stream) awaitVisible(ctx context.Context, xid uint32) error {
+	const query = `SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND transactionid = $1::text::xid AND granted)`
+	ticker := time.NewTicker(visibleInterval)
+	defer ticker.Stop()
+	for {
+		running := false
+		err := st.onCatalog(ctx, func(conn *pgx.Conn) error {
+			return conn.QueryRow(ctx, query, fmt.Sprint(xid)).Scan(&running)
+		})
+		if err != nil || !running {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-ticker.C:
+		}
+	}
+}
+
+// lookUp asks the catalog about a table.
+func (st *Stream) lookUp(ctx context.Context, oid uint32) (e catalogEntry, err error) {
+	const query = `
+		SELECT EXISTS (
+			SELECT FROM pg_partition_ancestors($1::bigint::oid::regclass) a JOIN pg_class c ON c.oid = a.relid
+			JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($2::text[], $3::text[]))),
+		EXISTS (
+			SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
+			JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+			WHERE t.pubname = $4 AND c.oid = $1::bigint::oid)`
+	var schemas, names []string
+	for _, t := range st.cfg.Tables {
+		schemas, names = append(schemas, t.Schema), append(names, t.Name)
+	}
+	err = st.onCatalog(ctx, func(conn *pgx.Conn) error {
+		return conn.QueryRow(ctx, query, int64(oid), schemas, names, st.cfg.Publication).Scan(&e.partition, &e.published)
+	})
+	if err != nil {
+		err = fmt.Errorf("look up relation %d: %w", oid, err)
+	}
+	return e, err
+}
+
+// onCatalog calls f with the session for questions to the catalog: the one that
+// owns the slot is watched. One that was kept may have ended meanwhile, so it is
+// tried once more with a new one.
+func (st *Stream) onCatalog(ctx context.Context, f func(*pgx.Conn) error) error {
+	for {
+		kept := st.in.catalog != nil
+		if !kept {
+			conn, err := st.src.connectControl(ctx)
+			if err != nil {
+				return err
+			}
+			st.in.catalog = conn
+		}
+		err := f(st.in.catalog)
+		if err == nil {
+			return nil
+		}
+		st.in.closeCatalog()
+		if !kept || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+func (in *reader) closeCatalog() {
+	if in.catalog != nil {
+		closeConn(in.catalog.PgConn())
+		in.catalog = nil
+	}
+}
