@@ -34,10 +34,11 @@ BEGIN
     saved_at    timestamptz,
     partial_commit_lsn pg_lsn,
     partial_rows       bigint,
+    partial_last_id    text,
     CONSTRAINT checkpoint_position_is_whole
       CHECK (num_nulls(system_id, timeline, lsn, saved_at) IN (0, 4)),
     CONSTRAINT checkpoint_partial_is_whole
-      CHECK (num_nulls(partial_commit_lsn, partial_rows) IN (0, 2))
+      CHECK (num_nulls(partial_commit_lsn, partial_rows, partial_last_id) IN (0, 3))
   ) WITH (fillfactor = 20);
   COMMENT ON TABLE walpost.checkpoint IS 'How far each slot has been published';
   COMMENT ON COLUMN walpost.checkpoint.epoch IS
@@ -50,5 +51,7 @@ BEGIN
     'Everything that was committed before it is in Kafka; NULL until the first save';
   COMMENT ON COLUMN walpost.checkpoint.partial_rows IS
     'Rows in Kafka of the next transaction, whose commit record is at partial_commit_lsn';
+  COMMENT ON COLUMN walpost.checkpoint.partial_last_id IS
+    'The id of the last of these rows';
 END
 $do$;

@@ -37,6 +37,7 @@ type server struct {
 	refuse    error // what Open returns
 	onBreak   func()
 	hold      string // an end LSN whose commit never comes
+	unclean   error  // what a stopped stream ends with
 	grew      chan struct{}
 }
 
@@ -135,7 +136,7 @@ func (st *scriptStream) Run(ctx context.Context, h cdc.Handler) error {
 		return err
 	}
 	<-ctx.Done()
-	return nil
+	return st.unclean
 }
 
 func (st *scriptStream) send(ctx context.Context, h cdc.Handler) error {

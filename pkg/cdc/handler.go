@@ -49,10 +49,10 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 		return errors.New("insert outside a transaction")
 	}
 	h.ordinal++
-	if h.ordinal <= h.handed {
-		return nil // handed over before the stream broke
-	}
 	ev.Ordinal = h.ordinal
+	if h.ordinal <= h.handed {
+		return h.recognize(ev)
+	}
 	r, err := h.cfg.Route(ev)
 	if err != nil {
 		return h.poison(ctx, fmt.Errorf("route: %w", err), ev, new(Record))
@@ -61,12 +61,30 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 		return err
 	}
 	r.tx, r.CommitLSN, r.Ordinal = h.tx, ev.Transaction.CommitLSN, h.ordinal
+	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
 	if err := h.cfg.Sink.Produce(ctx, r, h.done); err != nil {
 		h.tx.Withdraw()
 		return h.poison(ctx, fmt.Errorf("produce: %w", err), ev, r)
 	}
 	h.handed++
+	h.lastID, h.spareID = id, h.lastID
 	return nil
+}
+
+// recognize passes over a row that was handed over before the stream broke. If the
+// last of them is another one than it was, then other rows are counted now, as with
+// another setting of the source: the transaction is published again as a whole.
+func (h *handler) recognize(ev *Event) error {
+	if h.ordinal < h.handed {
+		return nil
+	}
+	r, err := h.cfg.Route(ev)
+	if err == nil && string(r.ID) == string(h.lastID) {
+		r.Free()
+		return nil
+	}
+	h.differs = true
+	return fmt.Errorf("the transaction committed at %s, of which %d rows were published before the stream was cut, came again with other rows: publishing it again", h.cut, h.handed)
 }
 
 // poison ends the pipeline, and waits for that: everything before the event is

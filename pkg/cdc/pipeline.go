@@ -67,7 +67,10 @@ type Pipeline struct {
 	cut      LSN        // its commit record
 	ordinal  int64      // rows of it that were received in this stream
 	handed   int64      // rows of it that were handed over, in any stream or process
+	lastID   []byte     // of the last of them
+	spareID  []byte     // memory for the next one's
 	resumed  bool       // tx was opened in an earlier stream, and has to come again
+	differs  bool       // it came again with other rows: what was handed over of it means nothing
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
@@ -223,7 +226,7 @@ func (p *Pipeline) stopHanding() Partial {
 	if p.tx == nil || p.handed == 0 {
 		return Partial{}
 	}
-	return Partial{CommitLSN: p.cut, Rows: p.handed}
+	return Partial{CommitLSN: p.cut, Rows: p.handed, LastID: string(p.lastID)}
 }
 
 // delivered is called by the sink for every record.

@@ -55,10 +55,12 @@ type Position struct {
 
 // Partial says that of the first transaction after a position the first rows
 // have been delivered. It lets a pipeline that was stopped inside a transaction
-// go on without repeating them.
+// go on without repeating them. A count says which rows only as long as the same
+// rows are counted: LastID tells whether they are.
 type Partial struct {
-	CommitLSN LSN   `json:"commit_lsn"`
-	Rows      int64 `json:"rows"`
+	CommitLSN LSN    `json:"commit_lsn"`
+	Rows      int64  `json:"rows"`
+	LastID    string `json:"last_id"` // of the last of these rows; empty if it has none
 }
 
 // IsZero reports whether p is no position at all.

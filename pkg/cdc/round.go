@@ -39,7 +39,11 @@ func (p *Pipeline) round(ctx context.Context) error {
 	saving, stopSaving := context.WithCancel(gctx)
 	defer stopSaving()
 	var drained *drainedError
-	g.Go(func() error { return p.stream(gctx, stream) })
+	var streamed error
+	g.Go(func() error {
+		streamed = p.stream(gctx, stream)
+		return streamed
+	})
 	g.Go(func() error { return p.checkpoint(saving, stream) })
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
@@ -50,7 +54,10 @@ func (p *Pipeline) round(ctx context.Context) error {
 	if err := g.Wait(); drained == nil {
 		return err
 	}
-	return drained // whatever broke meanwhile
+	// A stop is clean only if the last position was confirmed as well: with some
+	// stores that alone saves it.
+	drained.cause = errors.Join(drained.cause, streamed)
+	return drained
 }
 
 // position says where the stream must start: where this pipeline stands, if
@@ -62,11 +69,15 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		return Position{}, fmt.Errorf("load checkpoint: %w", err)
 	}
 	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
-	if p.acks != nil && p.session == now && cp.LSN <= received {
+	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs {
 		return Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: received}, nil
 	}
 	if p.acks != nil {
-		p.cfg.Logger.Warn("starting from the checkpoint: another process or another server has taken over", "checkpoint_lsn", cp.LSN.String())
+		why := "another process or another server has taken over"
+		if p.differs {
+			why = "the cut transaction came again with other rows"
+		}
+		p.cfg.Logger.Warn("starting from the checkpoint: "+why, "checkpoint_lsn", cp.LSN.String())
 		// What is in flight must not be mixed with what comes again.
 		if err := p.cfg.Sink.Flush(ctx); err != nil {
 			return Position{}, fmt.Errorf("flush sink: %w", err)
@@ -106,11 +117,11 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 // reopen opens the transaction that the position was saved in the middle of, if
 // there is one and the server's history is still the same.
 func (p *Pipeline) reopen(start Position) {
-	partial := p.saved.Partial
-	p.tx, p.cut, p.ordinal, p.handed, p.resumed = nil, 0, 0, 0, false
-	if partial.Rows > 0 && p.saved.Timeline == start.Timeline && p.saved.LSN == start.LSN {
+	partial, differs := p.saved.Partial, p.differs
+	p.tx, p.cut, p.ordinal, p.handed, p.resumed, p.differs = nil, 0, 0, 0, false, false
+	if !differs && partial.Rows > 0 && p.saved.Timeline == start.Timeline && p.saved.LSN == start.LSN {
 		p.tx, p.resumed = p.acks.Begin(Transaction{CommitLSN: partial.CommitLSN}), true
-		p.cut, p.handed = partial.CommitLSN, partial.Rows
+		p.cut, p.handed, p.lastID = partial.CommitLSN, partial.Rows, []byte(partial.LastID)
 	}
 }
 

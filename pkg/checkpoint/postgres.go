@@ -83,7 +83,7 @@ const settings = `SELECT
 	set_config('idle_in_transaction_session_timeout', '10s', true)`
 
 const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coalesce(lsn, '0/0')::text, saved_at,
-	coalesce(partial_commit_lsn, '0/0')::text, coalesce(partial_rows, 0)`
+	coalesce(partial_commit_lsn, '0/0')::text, coalesce(partial_rows, 0), coalesce(partial_last_id, '')`
 
 // Load implements [cdc.Store]. The checkpoint of a missing table is a zero one.
 func (p *Postgres) Load(ctx context.Context) (cdc.Checkpoint, error) {
@@ -174,11 +174,11 @@ func (p *Postgres) Save(ctx context.Context, pos cdc.Position) error {
 // one history only; that of another replaces what is there.
 const update = `
 	UPDATE walpost.checkpoint SET
-		(system_id, timeline, lsn, partial_commit_lsn, partial_rows) = (
-			SELECT n.* FROM (VALUES ($3::numeric, $4::bigint, $5::pg_lsn, $6::pg_lsn, $7::bigint)) n
+		(system_id, timeline, lsn, partial_commit_lsn, partial_rows, partial_last_id) = (
+			SELECT n.* FROM (VALUES ($3::numeric, $4::bigint, $5::pg_lsn, $6::pg_lsn, $7::bigint, $8::text)) n
 			WHERE (system_id, timeline) IS DISTINCT FROM ($3::numeric, $4::bigint) OR lsn <= $5::pg_lsn
 			UNION ALL
-			SELECT system_id, timeline, lsn, partial_commit_lsn, partial_rows
+			SELECT system_id, timeline, lsn, partial_commit_lsn, partial_rows, partial_last_id
 			WHERE (system_id, timeline) = ($3::numeric, $4::bigint) AND lsn > $5::pg_lsn),
 		saved_at = clock_timestamp()
 	WHERE slot = $1 AND epoch = $2`
@@ -186,15 +186,15 @@ const update = `
 // save sends the whole transaction at once, so that the server never waits for
 // us while it holds the row. The position is durable when save returns nil.
 func (p *Postgres) save(ctx context.Context, conn *pgx.Conn, pos cdc.Position) error {
-	var partialLSN, partialRows any // NULL if there is no such thing
+	var partialLSN, partialRows, partialID any // NULL if there is no such thing
 	if pos.Partial.Rows > 0 {
-		partialLSN, partialRows = pos.Partial.CommitLSN.String(), pos.Partial.Rows
+		partialLSN, partialRows, partialID = pos.Partial.CommitLSN.String(), pos.Partial.Rows, pos.Partial.LastID
 	}
 	batch := new(pgx.Batch)
 	batch.Queue(`BEGIN`)
 	batch.Queue(settings)
 	batch.Queue(update, p.slot, p.epoch.Load(),
-		strconv.FormatUint(pos.SystemID, 10), int64(pos.Timeline), pos.LSN.String(), partialLSN, partialRows).
+		strconv.FormatUint(pos.SystemID, 10), int64(pos.Timeline), pos.LSN.String(), partialLSN, partialRows, partialID).
 		Exec(func(tag pgconn.CommandTag) error {
 			if tag.RowsAffected() == 0 {
 				return cdc.ErrFenced
@@ -212,7 +212,7 @@ func scan(row pgx.Row) (cdc.Checkpoint, error) {
 		systemID, lsn, partial string
 		savedAt                *time.Time
 	)
-	if err := row.Scan(&cp.Epoch, &systemID, &cp.Timeline, &lsn, &savedAt, &partial, &cp.Partial.Rows); err != nil {
+	if err := row.Scan(&cp.Epoch, &systemID, &cp.Timeline, &lsn, &savedAt, &partial, &cp.Partial.Rows, &cp.Partial.LastID); err != nil {
 		return cdc.Checkpoint{}, err
 	}
 	var errID, errLSN, errPartial error

@@ -18,8 +18,10 @@ const (
 	// that is waited for asks for answers in storms.
 	minStatusGap = 50 * time.Millisecond
 
-	// finishTimeout bounds each of the two waits of a clean end.
-	finishTimeout = time.Second
+	// confirmTimeout bounds the wait until the slot shows the last position, and
+	// finishTimeout the goodbye after that.
+	confirmTimeout = 5 * time.Second
+	finishTimeout  = time.Second
 
 	// switchTimeout bounds the end of the replication command on a connection
 	// that goes on: the server finishes the transaction that it is sending.
@@ -154,7 +156,7 @@ func (st *Stream) advanceLast(ctx context.Context) error {
 
 // awaitConfirmed waits until the slot shows what was confirmed.
 func (st *Stream) awaitConfirmed(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, finishTimeout)
+	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()

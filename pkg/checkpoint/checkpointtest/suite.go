@@ -5,6 +5,7 @@ package checkpointtest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math"
 	"sync"
 	"testing"
@@ -176,7 +177,7 @@ func testNeverLowered(t *testing.T, h Harness) {
 func testPartial(t *testing.T, h Harness) {
 	partial := func(lsn cdc.LSN, rows int64) cdc.Position {
 		pos := at(lsn)
-		pos.Partial = cdc.Partial{CommitLSN: lsn + 50, Rows: rows}
+		pos.Partial = cdc.Partial{CommitLSN: lsn + 50, Rows: rows, LastID: fmt.Sprintf("id-%d", rows)}
 		return pos
 	}
 	s := h.Open(t)
