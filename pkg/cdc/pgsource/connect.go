@@ -86,6 +86,7 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
 	for name, value := range map[string]string{
 		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
+		"client_min_messages": "warning", // from 18 on a warning says that a publication is not there
 	} {
 		cfg.RuntimeParams[name] = value
 	}

@@ -83,9 +83,14 @@ func start(t *testing.T, src *Source, saved cdc.Position, r *run) *run {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	r.t, r.st, r.cancel, r.ended = t, st, cancel, make(chan error, 1)
-	go func() { r.ended <- st.Run(ctx, r) }()
+	done := make(chan struct{})
+	go func() {
+		r.ended <- st.Run(ctx, r)
+		close(done)
+	}()
 	t.Cleanup(func() {
 		cancel()
+		<-done
 		_ = st.Close()
 	})
 	return r
