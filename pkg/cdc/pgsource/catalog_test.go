@@ -162,14 +162,22 @@ func TestAttachedWhereItIsFilled(t *testing.T) {
 	db.Exec(t, "INSERT INTO p3 VALUES (0, 'before it is one'); INSERT INTO other VALUES (1)")
 	db.Exec(t, "TRUNCATE p3")
 	conn := db.Connect(t)
-	for _, sql := range []string{
-		"BEGIN", "ALTER TABLE outbox ATTACH PARTITION p3 FOR VALUES FROM (20) TO (100000)",
-		"INSERT INTO outbox SELECT n, repeat('x', 100) FROM generate_series(21, 3020) n", "COMMIT",
-	} {
+	exec := func(sql string) {
+		t.Helper()
 		if _, err := conn.Exec(t.Context(), sql); err != nil {
 			t.Fatalf("%s: %v", sql, err)
 		}
 	}
+	exec("BEGIN")
+	exec("ALTER TABLE outbox ATTACH PARTITION p3 FOR VALUES FROM (20) TO (100000)")
+	exec("INSERT INTO outbox SELECT n, repeat('x', 100) FROM generate_series(21, 3020) n")
+	look := db.Connect(t)
+	for streamed := false; !streamed; time.Sleep(10 * time.Millisecond) { // until the server has streamed some of it
+		if err := look.QueryRow(t.Context(), "SELECT stream_bytes > 0 FROM pg_stat_replication_slots WHERE slot_name = $1", slot).Scan(&streamed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	exec("COMMIT")
 	if got := r.await(3000); len(got) != 3000 || got[0] != "21" {
 		t.Errorf("got %d rows from %s, want 3000 from 21", len(got), got[0])
 	}
