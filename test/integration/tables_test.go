@@ -15,10 +15,6 @@ import (
 	"github.com/walpost/walpost/test/harness"
 )
 
-// versions are the servers that table shapes are tried on: what the machine has,
-// and the newest.
-var versions = []string{"", "18"}
-
 // payloads are SQL expressions, one for each kind of payload column.
 var payloads = map[string][]string{
 	"text": {
@@ -35,7 +31,7 @@ var payloads = map[string][]string{
 // and through one in text format.
 func TestPayloads(t *testing.T) {
 	brokers := envtest.Kafka(t).Addrs()
-	for _, version := range versions {
+	for _, version := range envtest.Versions() {
 		pg := postgres(t, version)
 		for kind, values := range payloads {
 			for _, extra := range []string{"", "numeric"} {
@@ -193,7 +189,7 @@ var fromPartitions = []string{
 // they come or only after all has happened.
 func TestTables(t *testing.T) {
 	brokers := envtest.Kafka(t).Addrs()
-	for _, version := range versions {
+	for _, version := range envtest.Versions() {
 		pg := postgres(t, version)
 		for _, tc := range tableCases {
 			for _, live := range []bool{true, false} {

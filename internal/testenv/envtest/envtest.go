@@ -42,6 +42,19 @@ var (
 	mainRuns bool // set before any test runs
 )
 
+// VersionsVariable names the major versions of Postgres, separated by commas, that
+// tests of every version run on. Without it these are what the first source has, and
+// the newest.
+const VersionsVariable = "WALPOST_TEST_VERSIONS"
+
+// Versions returns them, as a [testenv.PostgresConfig] takes them.
+func Versions() []string {
+	if text := os.Getenv(VersionsVariable); text != "" {
+		return strings.Split(text, ",")
+	}
+	return []string{"", "18"}
+}
+
 // Main runs the tests, then closes the shared servers, and returns the code to
 // exit with, which is not zero if the tests leave goroutines behind.
 func Main(m *testing.M, ignore ...goleak.Option) int {

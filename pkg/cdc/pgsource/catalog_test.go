@@ -113,7 +113,7 @@ func TestPublicationChanges(t *testing.T) {
 // WAL that was written before there was the publication cannot be read with it. The
 // server says so with an error, and from 18 on with a warning only.
 func TestPublicationIsYounger(t *testing.T) {
-	for _, version := range []string{"", "18"} {
+	for _, version := range envtest.Versions() {
 		pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: version})
 		for name, above := range map[string]int64{"Streamed": -1, "Pulled": 1} {
 			t.Run(pg.Version+"/"+name, func(t *testing.T) {

@@ -180,7 +180,7 @@ func (l *lockedWriter) Write(b []byte) (int, error) {
 // from a position that is ahead of the slot's own, and the slot shows what was
 // confirmed wherever the stream was stopped.
 func TestPull(t *testing.T) {
-	for _, version := range []string{"", "18"} {
+	for _, version := range envtest.Versions() {
 		pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: version})
 		t.Run(pg.Version, func(t *testing.T) {
 			db := envtest.NewDatabaseOn(t, pg)
@@ -332,5 +332,24 @@ func TestPullRefused(t *testing.T) {
 	r.stop()
 	if !strings.Contains(log.String(), "cannot pull the backlog") {
 		t.Errorf("log:\n%s", log)
+	}
+}
+
+// A stop in any moment is confirmed: also one that falls into a look at the slot.
+func TestStopAtAnyMoment(t *testing.T) {
+	db := envtest.NewDatabase(t)
+	cfg, _, write := outbox(t, db)
+	cfg.StatusInterval = time.Millisecond // the looks follow each other
+	src, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved := cdc.Position{}
+	for n := range 20 {
+		r := start(t, src, saved, &run{})
+		write(n, n)
+		r.await(1)
+		saved.LSN = r.stop()
+		checkConfirmed(t, db, cfg.Slot, saved.LSN)
 	}
 }

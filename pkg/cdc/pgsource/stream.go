@@ -221,8 +221,8 @@ func (st *Stream) interrupt() error {
 // the lock from being idle, and ends the stream when that session is lost: then
 // the server is shutting down, or another process may own the slot.
 func (st *Stream) watch(ctx context.Context) error {
-	for {
-		if err := st.sample(ctx); err != nil && ctx.Err() == nil {
+	for n := 1; ; n++ {
+		if err := st.sample(ctx, n%publicationEvery == 0); err != nil && ctx.Err() == nil {
 			return err
 		}
 		wctx, cancel := context.WithTimeout(ctx, st.interval())
@@ -238,11 +238,15 @@ func (st *Stream) watch(ctx context.Context) error {
 	}
 }
 
-// sample looks at the slot and at the publication: it puts the slot's condition
-// into the metrics, sees whether the stream has fallen behind, and refuses to go
-// on with a publication that leaves events out.
-func (st *Stream) sample(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, st.senderTimeout)
+// publicationEvery is how many looks at the slot come for one at the publication,
+// which costs the server more where it has very many tables.
+const publicationEvery = 6
+
+// sample looks at the slot: it puts its condition into the metrics, and sees whether
+// the stream has fallen behind. With publication it also refuses to go on with one that
+// leaves events out.
+func (st *Stream) sample(ctx context.Context, publication bool) error {
+	ctx, cancel := patient(ctx, st.senderTimeout)
 	defer cancel()
 	slot, err := readSlot(ctx, st.control, st.cfg.Slot)
 	if err != nil {
@@ -252,6 +256,22 @@ func (st *Stream) sample(ctx context.Context) error {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
 	}
-	_, err = st.src.checkPublication(ctx, st.control)
+	if publication {
+		_, err = st.src.checkPublication(ctx, st.control)
+	}
 	return err
+}
+
+// sampleGrace is how long a look may go on after the stream was ended.
+const sampleGrace = time.Second
+
+// patient returns a context that ends after limit, or sampleGrace after ctx: a query
+// that is cut off costs its session, which finish still needs.
+func patient(ctx context.Context, limit time.Duration) (context.Context, func()) {
+	later, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(sampleGrace, cancel) })
+	return later, func() {
+		stop()
+		cancel()
+	}
 }

@@ -73,7 +73,7 @@ func stream(t *testing.T, cfg Config, want int) *collector {
 // their commits, without the rows of rolled back savepoints, whether they are
 // kept in memory or in files.
 func TestStreamedTransactions(t *testing.T) {
-	for _, version := range []string{"", "18"} {
+	for _, version := range envtest.Versions() {
 		pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: version, Settings: map[string]string{"logical_decoding_work_mem": "64kB"}})
 		for name, memory := range map[string]int64{"Memory": 64 << 20, "File": 4 << 10} {
 			t.Run(pg.Version+"/"+name, func(t *testing.T) {
