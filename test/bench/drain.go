@@ -37,6 +37,9 @@ func (b *bench) drain(ctx context.Context) error {
 		{"pg_recvlogical, Unix socket", b.pg.SocketDSN(), b.recvlogical},
 		{"walpost, Unix socket", b.pg.SocketDSN(), b.publish},
 	}
+	if _, err := b.once(ctx, contenders[1], end); err != nil { // warms the broker up
+		return fmt.Errorf("warm up: %w", err)
+	}
 	walls, cpus := make([][]time.Duration, len(contenders)), make([][]time.Duration, len(contenders))
 	for range b.rounds {
 		for i, c := range contenders {
