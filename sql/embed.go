@@ -47,9 +47,10 @@ type Names struct {
 // BEGIN or COMMIT: sent as one simple query it is one transaction. Its SET
 // commands leave settings of the name walpost.* in the session.
 type Step struct {
-	File  string // its name in Files
-	Title string // its first line, as in "The outbox table"
-	SQL   string
+	File    string   `json:"file"`  // its name in Files
+	Title   string   `json:"title"` // its first line, as in "The outbox table"
+	SQL     string   `json:"sql"`
+	Objects []Object `json:"-"` // what it makes
 }
 
 // Render returns the named files in the order given, or all of them, with the
@@ -72,6 +73,7 @@ func Render(names Names, files ...string) ([]Step, error) {
 		if err != nil {
 			return nil, err
 		}
+		step.Objects = names.objects(file)
 		steps = append(steps, step)
 	}
 	return steps, nil

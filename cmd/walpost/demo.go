@@ -83,7 +83,7 @@ func (c *cli) demoInit(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
-	_, err = applySteps(ctx, cfg, steps)
+	_, err = applyInit(ctx, cfg, steps)
 	return err
 }
 

@@ -1,17 +1,14 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/config"
-	"github.com/walpost/walpost/pkg/cdc"
 	sqlfiles "github.com/walpost/walpost/sql"
 )
 
@@ -28,7 +25,10 @@ func (c *cli) initCommand() *cobra.Command {
 		Short: "Create what is missing: outbox table, publication, checkpoint table, slot",
 		Long: `Create what is missing: outbox table, publication, checkpoint table and slot.
 What exists is left as it is, so that init can be run again. --print writes the
-SQL instead, for a DBA to read and apply with psql.`,
+SQL instead, for a DBA to read and apply with psql.
+
+Each object is reported as created or exists. The slot waits for every
+transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
   walpost init --print > outbox.sql
   walpost init --no-table --outbox.table app.events`,
@@ -50,7 +50,7 @@ SQL instead, for a DBA to read and apply with psql.`,
 		if opts.print {
 			return c.print(steps, func(w io.Writer) error { return printSteps(w, steps) })
 		}
-		results, err := applySteps(cmd.Context(), cfg, steps)
+		results, err := applyInit(cmd.Context(), cfg, steps)
 		return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)
 	}
 	return cmd
@@ -86,60 +86,4 @@ func printSteps(w io.Writer, steps []sqlfiles.Step) error {
 		}
 	}
 	return nil
-}
-
-// initResult says what became of a step.
-type initResult struct {
-	File  string `json:"file"`
-	Title string `json:"title"`
-	State string `json:"state"` // ok, failed
-	Error string `json:"error,omitempty"`
-}
-
-func printResults(w io.Writer, results []initResult) error {
-	for _, r := range results {
-		if _, err := fmt.Fprintf(w, "%-6s  %s\n", r.State, r.Title); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// applySteps applies each step in a transaction of its own, up to the first that
-// fails.
-func applySteps(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([]initResult, error) {
-	conn, err := pgx.Connect(ctx, cfg.Postgres.ConnString())
-	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }() // all is committed
-	var results []initResult
-	for _, s := range steps {
-		r := initResult{File: s.File, Title: s.Title, State: "ok"}
-		_, err := conn.PgConn().Exec(ctx, s.SQL).ReadAll()
-		if err != nil {
-			r.State, r.Error = "failed", err.Error()
-		}
-		results = append(results, r)
-		if err != nil {
-			return results, stepError(s, err)
-		}
-	}
-	return results, nil
-}
-
-// stepError says what a DBA would have to change.
-func stepError(s sqlfiles.Step, err error) error {
-	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) {
-		return fmt.Errorf("apply %s: %w", s.File, err)
-	}
-	hint := "walpost init --print shows the SQL"
-	switch pgErr.Code {
-	case "42501": // insufficient_privilege
-		hint = "run walpost init as a role that may, or let a DBA apply what walpost init --print writes"
-	case "55000": // object_not_in_prerequisite_state
-		hint = "ALTER SYSTEM SET wal_level = logical, and restart Postgres"
-	}
-	return cdc.Refuse(hint, "apply %s: %w", s.File, err)
 }

@@ -76,6 +76,9 @@ const (
 	// requestOverhead is room in a request for all that is not the batch.
 	requestOverhead = 1 << 10
 
+	// maxBatchBytes is the largest batch that fits in a request.
+	maxBatchBytes = maxRequestBytes - requestOverhead
+
 	// minMessageBytes is the smallest limit that the client library takes.
 	minMessageBytes = 512
 
@@ -122,8 +125,8 @@ func (c Config) validate() error {
 	check(len(c.ClientID) <= maxNameLength, "client id: longer than %d bytes", maxNameLength)
 	check(codecs[c.Compression] != nil, "compression %q: want none, gzip, snappy, lz4 or zstd", c.Compression)
 	check(c.Linger >= 0 && c.Linger <= maxLinger, "linger %s: want 0 to %s", c.Linger, maxLinger)
-	check(c.MaxMessageBytes == 0 || c.MaxMessageBytes >= minMessageBytes && c.MaxMessageBytes <= maxRequestBytes-requestOverhead,
-		"max message bytes %d: want 0, or %d to %d", c.MaxMessageBytes, minMessageBytes, maxRequestBytes-requestOverhead)
+	check(c.MaxMessageBytes == 0 || c.MaxMessageBytes >= minMessageBytes && c.MaxMessageBytes <= maxBatchBytes,
+		"max message bytes %d: want 0, or %d to %d", c.MaxMessageBytes, minMessageBytes, maxBatchBytes)
 	check(c.MaxInFlightBytes > 0, "max in-flight bytes %d: want more than 0", c.MaxInFlightBytes)
 	check(c.Partitions == -1 || c.Partitions > 0 && c.Partitions <= 1<<20, "partitions %d: want 0 or more, at most %d", c.Partitions, 1<<20)
 	check(c.ReplicationFactor == -1 || c.ReplicationFactor > 0 && c.ReplicationFactor < 1<<15, "replication factor %d: want 0 or more, at most %d", c.ReplicationFactor, 1<<15-1)

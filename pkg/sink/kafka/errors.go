@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -34,7 +33,8 @@ func init() {
 	}
 }
 
-// refusals are answers to a record that no retry can change.
+// refusals are answers to a batch that no retry can change. They name no record:
+// the batch is sent again in smaller ones until one holds the culprit alone.
 // https://kafka.apache.org/protocol#protocol_error_codes
 var refusals = []error{
 	kerr.MessageTooLarge,
@@ -58,13 +58,13 @@ func isRefusal(err error) bool {
 	return false
 }
 
-// deliveryError is what done gets for a record that the client library failed
-// with err.
-func deliveryError(topic string, err error) error {
-	if isRefusal(err) {
-		return cdc.Poison(cdc.PoisonRefused, "topic %s: the broker refused the batch that this record is in: %w", topic, err)
+// refused is the error of a record that the broker has refused for err in a
+// batch of its own.
+func refused(topic string, size int, err error) error {
+	if errors.Is(err, kerr.MessageTooLarge) || errors.Is(err, kerr.RecordListTooLarge) {
+		return cdc.Poison(cdc.PoisonOversize, "record takes %d bytes, and topic %s takes fewer: %w", size, topic, err)
 	}
-	return fmt.Errorf("write to topic %s: %w", topic, err)
+	return cdc.Poison(cdc.PoisonRefused, "topic %s: the broker refused the record: %w", topic, err)
 }
 
 // hints are what to do about an error, by what the error says. Some reach us

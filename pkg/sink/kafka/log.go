@@ -28,8 +28,12 @@ func (l clientLog) Level() kgo.LogLevel {
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	line := parseLine(keyvals)
 	switch {
+	case line.final() && (isRefusal(line.err) || l.s.narrowing.Load()):
+		l.s.narrowing.Store(true)
+		l.s.metrics.retries.Inc()
+		l.s.health.suspect(fmt.Errorf("topic %s: %w", line.topic, line.err))
 	case line.final():
-		l.s.giveUp(deliveryError(line.topic, line.err))
+		l.s.giveUp(fmt.Errorf("write to topic %s: %w", line.topic, line.err))
 	case line.retrying != "":
 		l.s.metrics.retries.Inc()
 		l.s.health.suspect(errors.New(line.retrying))

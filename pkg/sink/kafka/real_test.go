@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -103,7 +104,8 @@ func TestKafkaRestarts(t *testing.T) {
 }
 
 // TestForbiddenByKafka writes to a real broker as a user without rights, and
-// gives them step by step.
+// gives them step by step. The right to read the topic's settings is not among
+// them, and what the topic takes is more than the default.
 func TestForbiddenByKafka(t *testing.T) {
 	server := envtest.NewKafka(t, testenv.KafkaConfig{
 		Listeners: map[string]string{"SASL": "SASL_PLAINTEXT"},
@@ -114,8 +116,9 @@ func TestForbiddenByKafka(t *testing.T) {
 			"listener.name.sasl.plain.sasl.jaas.config": `org.apache.kafka.common.security.plain.PlainLoginModule required user_u="p";`,
 		},
 	})
-	topic := envtest.CreateTopic(t, server.Addrs(), 1, nil)
-	s := newSink(t, Config{Brokers: server.ListenerAddrs("SASL"), SASL: SASL{Mechanism: Plain, Username: "u", Password: "p"}})
+	limit := "3000000"
+	topic := envtest.CreateTopic(t, server.Addrs(), 1, map[string]*string{"max.message.bytes": &limit})
+	s := newSink(t, Config{Brokers: server.ListenerAddrs("SASL"), Compression: "none", SASL: SASL{Mechanism: Plain, Username: "u", Password: "p"}})
 	a := new(answers)
 	const n = 20
 	produced := make(chan error, 1)
@@ -144,6 +147,13 @@ func TestForbiddenByKafka(t *testing.T) {
 		t.Errorf("done(%v), want nil", err)
 	}
 	checkSequence(t, values(t, server.Addrs(), topic), n)
+
+	large := strings.Repeat("x", 2_000_000)
+	produce(t, s, a, record(topic, "key", large))
+	flush(t, s)
+	if got := values(t, server.Addrs(), topic)[0]; len(got) != n+1 || got[n] != large {
+		t.Errorf("%d records are durable, want %d and the large one", len(got), n)
+	}
 }
 
 func allow(t *testing.T, admin *kadm.Client, topic string, op kadm.ACLOperation) {

@@ -2,14 +2,20 @@ package kafka
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kerr"
 )
 
-// orphans are records of topics that were deleted and created again. The client
-// library does not adopt the new topic: it fails all that waits for the old
-// one, and all that comes after, until the client is replaced. As these fail in
-// order and nothing passes them, they can be sent again in order.
+// orphans are records that a client has failed and another is to send: those of
+// topics that were deleted and created again, which the client library does not
+// adopt, and those that were in, behind or beside a batch that a broker refused.
+// As these fail in order and nothing passes them, they can be sent again in
+// order.
 type orphans struct {
 	feeding chan struct{} // capacity 1; holds a value while somebody gives records to a client
 
@@ -19,12 +25,20 @@ type orphans struct {
 	adopters sync.WaitGroup // who does
 }
 
-// orphan keeps d to be sent again, unless the sink has given up.
-func (s *Sink) orphan(d *delivery) bool {
+// orphan keeps d, which has failed with err, to be sent again, unless the sink
+// has given up.
+func (s *Sink) orphan(d *delivery, err error) bool {
 	s.orphans.mu.Lock()
 	defer s.orphans.mu.Unlock()
 	if s.failure() != nil {
 		return false
+	}
+	switch {
+	case isRefusal(err):
+		s.narrowing.Store(true)
+		d.refusal = err
+	case errors.Is(err, kerr.UnknownTopicID) && !d.topic.stale.Swap(true):
+		s.log.Warn("topic was deleted and created again, sending its records to the new one", "topic", d.topic.name)
 	}
 	s.orphans.waiting = append(s.orphans.waiting, d)
 	if !s.orphans.adopting {
@@ -34,41 +48,91 @@ func (s *Sink) orphan(d *delivery) bool {
 	return true
 }
 
-func (s *Sink) takeOrphans() []*delivery {
-	s.orphans.mu.Lock()
-	defer s.orphans.mu.Unlock()
-	waiting := s.orphans.waiting
-	s.orphans.waiting, s.orphans.adopting = nil, false
-	return waiting
-}
-
 // adopt sends the orphans with a new client, once the old one has finished all
-// else, and before anything new.
+// else, and before anything new. What it sends may come back.
 func (s *Sink) adopt() {
 	s.orphans.feeding <- struct{}{}
 	defer s.unfeed()
-	old := s.client.Load()
-	_ = old.Flush(context.Background()) // ends at the latest when Close closes the client
-	waiting := s.takeOrphans()
-	if s.failure() != nil {
-		s.abandon(waiting)
-		return
-	}
-	if err := s.replaceClient(); err != nil {
-		s.giveUp(fmt.Errorf("send records of a topic that was created again: %w", err))
-		s.tell()
-		s.abandon(waiting)
-		return
-	}
-	s.log.Warn("topic was deleted and created again, sending its records to the new one", "records", len(waiting))
-	for _, d := range waiting {
-		d.topic.stale.Store(true)
-		s.send(d)
+	var queue []*delivery
+	for {
+		back, done := s.takeOrphans(len(queue) == 0)
+		if done {
+			return
+		}
+		queue = append(back, queue...) // what comes back was sent earlier
+		alone, culprit, err := s.readopt(queue, len(back) > 0)
+		if err != nil {
+			s.abandon(queue, culprit, err)
+			return
+		}
+		queue = s.resend(queue, alone)
 	}
 }
 
-// abandon fails deliveries after the sink has given up.
-func (s *Sink) abandon(ds []*delivery) {
+// takeOrphans returns the orphans once the client has nothing in flight. If
+// there are none, and there is nothing else to be sent, the adopter is done.
+func (s *Sink) takeOrphans(last bool) (waiting []*delivery, done bool) {
+	if last && s.leave() {
+		return nil, true
+	}
+	_ = s.client.Load().Flush(untilQuit{s}) // fails only if the sink has given up
+	s.orphans.mu.Lock()
+	defer s.orphans.mu.Unlock()
+	waiting, s.orphans.waiting = s.orphans.waiting, nil
+	return waiting, false
+}
+
+// leave reports whether nothing waits for the adopter, who may then go.
+func (s *Sink) leave() bool {
+	s.orphans.mu.Lock()
+	defer s.orphans.mu.Unlock()
+	s.orphans.adopting = len(s.orphans.waiting) > 0
+	return !s.orphans.adopting
+}
+
+// readopt makes the client fit for the head of the queue, and reports whether
+// that must go alone; or it returns why that cannot be, and the record that is
+// to blame, if it is one. It must be called while feeding, with nothing in
+// flight.
+func (s *Sink) readopt(queue []*delivery, orphaned bool) (alone bool, culprit *delivery, err error) {
+	if err := s.failure(); err != nil {
+		return false, nil, err
+	}
+	if culprit, err := s.narrow(queue); err != nil {
+		return false, culprit, err
+	}
+	if alone = makeRoom(queue[0]); !orphaned && !alone {
+		return false, nil, nil
+	}
+	if err := s.replaceClient(); err != nil {
+		return false, nil, fmt.Errorf("send records again: %w", err)
+	}
+	return alone, nil, nil
+}
+
+// resend gives the queue to the client up to the first record that does not fit
+// into a batch, or only its head, and returns the rest.
+func (s *Sink) resend(queue []*delivery, alone bool) []*delivery {
+	for i, d := range queue {
+		if alone && i > 0 || batchSize(d.record) > d.topic.batch() {
+			return queue[i:]
+		}
+		s.send(d)
+	}
+	return nil
+}
+
+// abandon gives up for err, if the sink has not given up yet, and fails ds: the
+// culprit first, with err, and the others for what the sink gave up for.
+func (s *Sink) abandon(ds []*delivery, culprit *delivery, err error) {
+	if s.giveUp(err) {
+		if culprit != nil {
+			s.finish(culprit, err)
+			ds = slices.DeleteFunc(ds, func(d *delivery) bool { return d == culprit })
+		}
+		s.tell()
+	}
+	<-s.told
 	for _, d := range ds {
 		s.finish(d, s.failure())
 	}
@@ -88,18 +152,31 @@ func (s *Sink) replaceClient() error {
 	if err != nil {
 		return err
 	}
+	s.narrowing.Store(false)
 	s.client.Swap(c).Close()
 	return nil
 }
 
-// closeClients closes the client, and its successor if there is one by then.
-func (s *Sink) closeClients() {
+// closeClient closes the client, once nobody uses it: the sink has given up.
+func (s *Sink) closeClient() {
 	s.orphans.mu.Lock()
-	c := s.client.Load() // the sink has given up: nobody starts to adopt from here on
+	s.orphans.adopting = true // nobody else starts to
 	s.orphans.mu.Unlock()
-	c.Close()
 	s.orphans.adopters.Wait()
-	if last := s.client.Load(); last != c {
-		last.Close()
-	}
+	s.client.Load().Close()
 }
+
+// untilQuit is a context that ends when the sink gives up.
+type untilQuit struct{ s *Sink }
+
+// Deadline implements [context.Context].
+func (untilQuit) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// Done implements [context.Context].
+func (c untilQuit) Done() <-chan struct{} { return c.s.quit }
+
+// Err implements [context.Context].
+func (c untilQuit) Err() error { return c.s.failure() }
+
+// Value implements [context.Context].
+func (untilQuit) Value(any) any { return nil }

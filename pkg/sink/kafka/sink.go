@@ -33,6 +33,10 @@ type Sink struct {
 	deliveries sync.Pool
 	client     atomic.Pointer[kgo.Client]
 
+	// narrowing is set once a broker has refused a batch. Whatever the client
+	// has not sent by then it does not send any more; see narrow.
+	narrowing atomic.Bool
+
 	// quit is closed when a record is given up, or by Close. Whatever was
 	// not sent by then is not sent any more. told is closed once done has
 	// been called for that record.
@@ -79,16 +83,36 @@ func New(cfg Config) (*Sink, error) {
 // Produce implements [cdc.Sink]. The first record for a topic also waits, until
 // ctx is done, for the topic to exist and to be readable for this client. A
 // record is poison if its topic's name is illegal, its partition does not
-// exist, its time cannot be written, or it is larger than the topic takes.
+// exist, its time cannot be written, it is larger than the topic takes, or the
+// broker refuses it in a batch of its own.
 func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
 	if s.failure() != nil {
 		return s.refuse(ctx)
 	}
-	t, err := s.admit(ctx, r)
-	if err != nil {
-		return s.count(err)
-	}
 	size := footprint(r)
+	for {
+		t, batch, err := s.admit(ctx, r)
+		if err != nil {
+			return s.count(err)
+		}
+		if err := s.reserve(ctx, size); err != nil {
+			return err
+		}
+		if batch <= t.batch() {
+			d := s.deliveries.Get().(*delivery)
+			d.record, d.done, d.topic, d.size = r, done, t, size
+			s.send(d)
+			s.unfeed()
+			return nil
+		}
+		s.unfeed() // the limit was lowered while we waited
+		s.budget.release(size)
+	}
+}
+
+// reserve takes size bytes of the budget and the right to give records to a
+// client, or neither. It waits for them until ctx is done.
+func (s *Sink) reserve(ctx context.Context, size int64) error {
 	first, err := s.budget.acquire(ctx, s.quit, size)
 	if errors.Is(err, errQuit) {
 		return s.refuse(ctx)
@@ -103,10 +127,6 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 		s.budget.release(size)
 		return err
 	}
-	defer s.unfeed()
-	d := s.deliveries.Get().(*delivery)
-	d.record, d.done, d.topic, d.size = r, done, t, size
-	s.send(d)
 	return nil
 }
 
@@ -142,9 +162,9 @@ func (s *Sink) Flush(ctx context.Context) error {
 // done with [ErrClosed], though it may be durable. It must not run beside
 // Produce. Closing again does nothing.
 func (s *Sink) Close() {
+	s.tell() // first, for no record follows that would release what is held
 	s.giveUp(ErrClosed)
-	s.tell()
-	s.closeClients()
+	s.closeClient()
 	_ = s.budget.wait(context.Background()) // ends: the client has failed what it held
 }
 
@@ -172,15 +192,17 @@ func (s *Sink) refuse(ctx context.Context) error {
 	}
 }
 
-// giveUp closes the sink for records. Only the first cause counts. The client
+// giveUp closes the sink for records. Only the first cause counts: giveUp reports
+// whether it is this one, whose record is then to be told of. The client
 // library must call it, through its log, before it fails the first record:
 // what Produce hands over after that is then never sent, see delivery.Done, and
 // cannot overtake.
-func (s *Sink) giveUp(cause error) {
+func (s *Sink) giveUp(cause error) (first bool) {
 	s.quitOnce.Do(func() {
-		s.cause = cause
+		s.cause, first = cause, true
 		close(s.quit)
 	})
+	return first
 }
 
 // delivered is called by the client for every record, one at a time.
@@ -191,15 +213,16 @@ func (s *Sink) delivered(kr *kgo.Record, err error) {
 		s.finish(d, nil)
 		return
 	}
-	recreated := errors.Is(err, kerr.UnknownTopicID)
-	if recreated && s.orphan(d) {
+	again := errors.Is(err, kerr.UnknownTopicID) || isRefusal(err)
+	if (again || s.narrowing.Load()) && s.orphan(d, err) {
 		return
 	}
-	if recreated || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed) {
+	given := s.failure() != nil // and err may be no more than a consequence
+	if given && (again || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed)) {
 		s.hold(d)
 		return
 	}
-	err = deliveryError(d.topic.name, err)
+	err = fmt.Errorf("write to topic %s: %w", d.topic.name, err)
 	s.giveUp(err)
 	s.finish(d, err)
 	s.tell()
@@ -267,6 +290,8 @@ type delivery struct {
 	done   func(*cdc.Record, error)
 	topic  *topic
 	size   int64
+
+	refusal error // the broker's answer to a batch that this record was in or behind; owned by who has the orphans
 }
 
 // maxPooledHeaders is the largest capacity for headers that is kept.
@@ -292,7 +317,7 @@ func (d *delivery) clear() {
 	}
 	clear(d.Headers)
 	d.Record = kgo.Record{Headers: headers}
-	d.record, d.done, d.topic = nil, nil, nil
+	d.record, d.done, d.topic, d.refusal = nil, nil, nil, nil
 }
 
 // Deadline implements [context.Context].
@@ -300,12 +325,23 @@ func (*delivery) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // Done implements [context.Context]. The client library looks at it before it
 // sends a batch for the first time.
-func (d *delivery) Done() <-chan struct{} { return d.sink.quit }
+func (d *delivery) Done() <-chan struct{} {
+	if d.sink.narrowing.Load() {
+		return closed
+	}
+	return d.sink.quit
+}
+
+var closed = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
 
 // Err implements [context.Context].
 func (d *delivery) Err() error {
 	select {
-	case <-d.sink.quit:
+	case <-d.Done():
 		return context.Canceled
 	default:
 		return nil

@@ -91,13 +91,13 @@ func TestClose(t *testing.T) {
 	}
 }
 
-// TestReasonIsToldFirst lets the client fail what follows from a refusal before
-// the refused record itself.
+// TestReasonIsToldFirst lets the client fail what follows from a failure before
+// the failed record itself.
 func TestReasonIsToldFirst(t *testing.T) {
 	s, tp := discarding(t)
 	a := new(answers)
 	var ds []*delivery
-	for _, value := range []string{"follows", "refused", "follows too"} {
+	for _, value := range []string{"follows", "failed", "follows too", "refused meanwhile"} {
 		if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
 			t.Fatal(err)
 		}
@@ -105,20 +105,37 @@ func TestReasonIsToldFirst(t *testing.T) {
 		d.prepare()
 		ds = append(ds, d)
 	}
-	s.giveUp(deliveryError(testTopic, kerr.InvalidRecord))
+	s.giveUp(kerr.CorruptMessage)
 	s.delivered(&ds[0].Record, context.Canceled)
 	if got := a.list(); len(got) > 0 {
 		t.Errorf("done was called with %v before the reason is known", got)
 	}
-	s.delivered(&ds[1].Record, kerr.InvalidRecord)
+	s.delivered(&ds[1].Record, kerr.CorruptMessage)
 	s.delivered(&ds[2].Record, context.Canceled)
-	var poison *cdc.PoisonError
+	s.delivered(&ds[3].Record, kerr.InvalidRecord)
 	for i, err := range a.list() {
-		if got, want := errors.As(err, &poison), i == 0; got != want || err == nil {
-			t.Errorf("done %d: %v, want poison: %t", i, err, want)
+		if got, want := errors.Is(err, kerr.CorruptMessage), i == 0; got != want || err == nil {
+			t.Errorf("done %d: %v, want the reason: %t", i, err, want)
 		}
 	}
 	flush(t, s)
+}
+
+// TestCancelledForNoReason shows that a record is not taken for delivered, nor
+// forgotten, if the client fails it and nobody told it to.
+func TestCancelledForNoReason(t *testing.T) {
+	s, tp := discarding(t)
+	a := new(answers)
+	if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+		t.Fatal(err)
+	}
+	d := &delivery{sink: s, record: record(testTopic, "k", "v"), done: a.done, topic: tp, size: 1}
+	d.prepare()
+	s.delivered(&d.Record, context.Canceled)
+	flush(t, s)
+	if got := a.list(); len(got) != 1 || !errors.Is(got[0], context.Canceled) {
+		t.Errorf("done was called with %v, want once, with the client's error", got)
+	}
 }
 
 func TestNewDoesNotDial(t *testing.T) {
@@ -221,21 +238,24 @@ func TestAllocations(t *testing.T) {
 
 func discarding(t testing.TB) (*Sink, *topic) {
 	s := newSink(t, Config{Brokers: []string{"127.0.0.1:1"}})
+	return s, know(s)
+}
+
+// know makes the sink know the topic without asking.
+func know(s *Sink) *topic {
 	tp := &topic{name: testTopic, processed: s.metrics.processed.WithLabelValues(testTopic)}
-	s.topics.set(tp, facts{partitions: 3, limit: defaultMessageBytes})
-	return s, tp
+	tp.set(facts{testPartitions, defaultMessageBytes, defaultMessageBytes})
+	s.topics.add(tp)
+	return tp
 }
 
 // discard is Produce and the promise with no client in between.
 func discard(s *Sink, tp *topic, r *cdc.Record, done func(*cdc.Record, error)) {
-	if _, err := s.admit(context.Background(), r); err != nil {
+	if _, _, err := s.admit(context.Background(), r); err != nil {
 		panic(err)
 	}
 	size := footprint(r)
-	if _, err := s.budget.acquire(context.Background(), s.quit, size); err != nil {
-		panic(err)
-	}
-	if err := s.feed(context.Background()); err != nil {
+	if err := s.reserve(context.Background(), size); err != nil {
 		panic(err)
 	}
 	defer s.unfeed()

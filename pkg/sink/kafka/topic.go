@@ -35,8 +35,20 @@ type topic struct {
 	processed prometheus.Counter
 	stale     atomic.Bool // the topic was created again, and may be another now
 
+	// limit is how large a batch may be, in bytes. It changes while feeding
+	// only, and then the client is replaced, which keeps what it knew.
+	limit atomic.Int32
+
 	partitions int32 // owned by the producing goroutine
-	limit      int32 // bytes in a batch; guarded by topics.mu for all but the producing goroutine
+	largest    int32 // bytes that a record may take; owned by the producing goroutine
+}
+
+// batch returns how large a batch may be. Safe to call from any goroutine.
+func (t *topic) batch() int { return int(t.limit.Load()) }
+
+func (t *topic) set(f facts) {
+	t.partitions, t.largest = f.partitions, f.largest
+	t.limit.Store(f.batch)
 }
 
 // topics are those that records went to. Only the producing goroutine writes,
@@ -54,43 +66,47 @@ func (ts *topics) limit(name string) int32 {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	if t := ts.known[name]; t != nil {
-		return t.limit
+		return t.limit.Load()
 	}
 	return ts.fallback
 }
 
-func (ts *topics) set(t *topic, f facts) {
+func (ts *topics) add(t *topic) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
-	t.partitions, t.limit = f.partitions, f.limit
 	ts.known[t.name] = t
 }
 
 // facts are what the cluster says about a topic.
 type facts struct {
 	partitions int32
-	limit      int32
+	batch      int32 // bytes that a batch of several records may take
+	largest    int32 // bytes that a record may take; more than batch if the topic's limit is not known
 }
 
-// admit returns r's topic if r can be written there.
-func (s *Sink) admit(ctx context.Context, r *cdc.Record) (*topic, error) {
-	t := s.topics.known[r.Topic]
-	if t == nil || t.stale.Load() {
-		var err error
-		if t, err = s.meet(ctx, r.Topic); err != nil {
-			return nil, err
-		}
+// admit returns r's topic if r can be written there, and the size of a batch
+// that holds r.
+func (s *Sink) admit(ctx context.Context, r *cdc.Record) (t *topic, size int, err error) {
+	switch t = s.topics.known[r.Topic]; {
+	case t == nil:
+		t, err = s.meet(ctx, r.Topic)
+	case t.stale.Load():
+		err = s.meetAgain(ctx, t)
+	}
+	if err != nil {
+		return nil, 0, err
 	}
 	if !writable(r.Timestamp) {
-		return nil, cdc.Poison(cdc.PoisonRow, "timestamp %s cannot be written: want a time from 1970 to 2262", r.Timestamp.Format(time.RFC3339))
+		return nil, 0, cdc.Poison(cdc.PoisonRow, "timestamp %s cannot be written: want a time from 1970 to 2262", r.Timestamp.Format(time.RFC3339))
 	}
 	if r.Partition < -1 {
-		return nil, cdc.Poison(cdc.PoisonRow, "partition %d is not a partition", r.Partition)
+		return nil, 0, cdc.Poison(cdc.PoisonRow, "partition %d is not a partition", r.Partition)
 	}
-	if size := batchSize(r); size > int(t.limit) || r.Partition >= t.partitions {
-		return t, s.reconsider(ctx, t, r, size)
+	size = batchSize(r)
+	if size > t.batch() || r.Partition >= t.partitions {
+		err = s.reconsider(ctx, t, r, size)
 	}
-	return t, nil
+	return t, size, err
 }
 
 // meet learns about a topic for its first record.
@@ -103,8 +119,22 @@ func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
 		return nil, err
 	}
 	t := &topic{name: name, processed: s.metrics.processed.WithLabelValues(name)}
-	s.topics.set(t, f)
+	t.set(f)
+	s.topics.add(t)
 	return t, nil
+}
+
+// meetAgain learns about a topic that was created again.
+func (s *Sink) meetAgain(ctx context.Context, t *topic) error {
+	t.stale.Store(false)
+	f, err := s.learn(ctx, t.name)
+	if err == nil {
+		err = s.adjust(ctx, t, f)
+	}
+	if err != nil {
+		t.stale.Store(true)
+	}
+	return err
 }
 
 // isTopicName reports whether Kafka takes name for a topic's.
@@ -124,17 +154,27 @@ func isTopicName(name string) bool {
 }
 
 // reconsider looks at the topic again before it refuses r: the topic may have
-// grown. If so the client is replaced, since it keeps what it knew.
+// grown, or its limit may not be known, which is then for the broker to judge.
 func (s *Sink) reconsider(ctx context.Context, t *topic, r *cdc.Record, size int) error {
 	f, err := s.learn(ctx, t.name)
 	switch {
 	case err != nil:
 		return err
-	case size > int(f.limit):
-		return cdc.Poison(cdc.PoisonOversize, "record takes %d bytes, and topic %s takes at most %d", size, t.name, f.limit)
+	case size > int(f.largest):
+		return cdc.Poison(cdc.PoisonOversize, "record takes %d bytes, and topic %s takes at most %d", size, t.name, f.largest)
 	case r.Partition >= f.partitions:
 		return cdc.Poison(cdc.PoisonRow, "partition %d does not exist: topic %s has %d", r.Partition, t.name, f.partitions)
 	}
+	if f.largest == t.largest {
+		f.batch = t.limit.Load() // nothing new is known: what the broker refused and took counts
+	}
+	f.batch = max(f.batch, int32(size))
+	return s.adjust(ctx, t, f)
+}
+
+// adjust makes f what is known about the topic, in the client too, once nothing
+// is in flight.
+func (s *Sink) adjust(ctx context.Context, t *topic, f facts) error {
 	if err := s.Flush(ctx); err != nil {
 		return err
 	}
@@ -142,7 +182,7 @@ func (s *Sink) reconsider(ctx context.Context, t *topic, r *cdc.Record, size int
 		return err
 	}
 	defer s.unfeed()
-	s.topics.set(t, f)
+	t.set(f)
 	return s.replaceClient()
 }
 
@@ -175,7 +215,7 @@ func (s *Sink) pause(ctx context.Context, d time.Duration) error {
 	case <-t.C:
 		return nil
 	case <-s.quit:
-		return s.failure()
+		return s.refuse(ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
@@ -193,8 +233,9 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 	if err != nil {
 		return facts{}, err
 	}
-	limit, err := s.askLimit(ctx, admin, name)
-	return facts{partitions, limit}, err
+	f, err := s.askLimit(ctx, admin, name)
+	f.partitions = partitions
+	return f, err
 }
 
 // countPartitions asks a broker, not the client's cache as kadm would.
@@ -239,11 +280,12 @@ func (s *Sink) create(ctx context.Context, admin *kadm.Client, name string) (int
 	}
 }
 
-// askLimit returns the size of the largest batch that the topic takes. A user
-// who may write a topic need not be allowed to read its settings.
-func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (int32, error) {
-	if s.cfg.MaxMessageBytes > 0 {
-		return int32(s.cfg.MaxMessageBytes), nil
+// askLimit returns how much the topic takes. A user who may write a topic need
+// not be allowed to read its settings: batches then stay at Kafka's default,
+// and a larger record is left for the broker to judge.
+func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (facts, error) {
+	if n := int32(s.cfg.MaxMessageBytes); n > 0 {
+		return facts{batch: n, largest: n}, nil
 	}
 	configs, err := admin.DescribeTopicConfigs(ctx, name)
 	if err == nil && len(configs) == 1 {
@@ -251,28 +293,32 @@ func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (i
 	}
 	switch {
 	case errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed):
-		if s.topics.known[name] == nil {
-			s.log.Info("topic settings are not readable, taking Kafka's default", "topic", name, "max_message_bytes", defaultMessageBytes)
-		}
-		return defaultMessageBytes, nil
 	case err != nil:
-		return 0, fmt.Errorf("describe settings of topic %s: %w", name, err)
+		return facts{}, fmt.Errorf("describe settings of topic %s: %w", name, err)
 	case len(configs) != 1:
-		return 0, fmt.Errorf("describe settings of topic %s: no answer", name)
+		return facts{}, fmt.Errorf("describe settings of topic %s: no answer", name)
+	default:
+		if limit, ok := batchLimit(configs[0].Configs); ok {
+			return facts{batch: limit, largest: limit}, nil
+		}
 	}
-	return batchLimit(configs[0].Configs), nil
+	if s.topics.known[name] == nil {
+		s.log.Info("topic settings are not readable, filling batches up to Kafka's default", "topic", name, "max_message_bytes", defaultMessageBytes)
+	}
+	return facts{batch: defaultMessageBytes, largest: maxBatchBytes}, nil
 }
 
 // batchLimit is the smaller of two settings: a batch must also fit in a segment.
-func batchLimit(configs []kadm.Config) int32 {
-	limit := int64(maxRequestBytes - requestOverhead)
+func batchLimit(configs []kadm.Config) (limit int32, ok bool) {
+	limit = maxBatchBytes
 	for _, c := range configs {
 		if c.Value == nil || c.Key != "max.message.bytes" && c.Key != "segment.bytes" {
 			continue
 		}
 		if n, err := strconv.ParseInt(*c.Value, 10, 64); err == nil {
-			limit = min(limit, n)
+			limit = int32(min(int64(limit), n))
+			ok = ok || c.Key == "max.message.bytes"
 		}
 	}
-	return int32(limit)
+	return limit, ok
 }

@@ -116,23 +116,6 @@ func TestForbiddenTopicIsHeld(t *testing.T) {
 	flush(t, s)
 }
 
-func TestUnreadableSettings(t *testing.T) {
-	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic))
-	log := new(logs)
-	s := newSink(t, Config{Brokers: c.ListenAddrs(), Logger: log.logger(slog.LevelInfo)})
-	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.DescribeConfigs}, Err: kerr.TopicAuthorizationFailed, Count: -1})
-	produce(t, s, new(answers), record(testTopic, "k", strings.Repeat("x", 1_000_000)))
-	flush(t, s)
-	err := s.Produce(t.Context(), record(testTopic, "k", strings.Repeat("x", defaultMessageBytes)), new(answers).done)
-	var poison *cdc.PoisonError
-	if !errors.As(err, &poison) || poison.Reason != cdc.PoisonOversize {
-		t.Errorf("Produce() = %v, want poison for reason %s", err, cdc.PoisonOversize)
-	}
-	if got := log.count("topic settings are not readable"); got != 1 {
-		t.Errorf("logged %d times, want once", got)
-	}
-}
-
 // TestRaisedLimit raises the topic's limit while the sink runs.
 func TestRaisedLimit(t *testing.T) {
 	c := newCluster(t)

@@ -1,0 +1,189 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/pkg/cdc"
+	sqlfiles "github.com/walpost/walpost/sql"
+)
+
+func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
+
+// walpost runs a command line and returns what it printed and its exit code.
+func walpost(t *testing.T, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), args, nil, &out, &errs)
+	return out.String(), errs.String(), code
+}
+
+// dropRole drops a role after the test.
+func dropRole(t *testing.T, db envtest.Database, role string) {
+	t.Helper()
+	quoted := pgx.Identifier{role}.Sanitize()
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		conn, err := pgx.Connect(ctx, db.DSN)
+		if err != nil {
+			t.Errorf("drop role %s: %v", quoted, err)
+			return
+		}
+		defer conn.Close(ctx)
+		for _, sql := range []string{"DROP OWNED BY ", "DROP ROLE "} {
+			if _, err := conn.Exec(ctx, sql+quoted); err != nil {
+				t.Errorf("drop role %s: %v", quoted, err)
+			}
+		}
+	})
+}
+
+// TestInitStates says of each object whether it was created or was there.
+func TestInitStates(t *testing.T) {
+	db, name := envtest.NewDatabase(t), envtest.Name(t)
+	dropRole(t, db, name)
+	db.Exec(t, "CREATE TABLE public.audit (id uuid PRIMARY KEY)")
+	args := []string{"init", "--dsn", db.DSN, "--slot", name, "--role", name, "--outbox.table", "public.audit,public.outbox"}
+	want := func(others string) string {
+		return fmt.Sprintf("exists   table public.audit\n%[1]s  table public.outbox\n%[1]s  publication walpost\n%[1]s  table walpost.checkpoint\n%[1]s  role %[2]s\n%[1]s  slot %[2]s\n", others, name)
+	}
+	for _, state := range []string{"created", "exists "} {
+		stdout, stderr, code := walpost(t, args...)
+		if code != exitOK || stderr != "" || stdout != want(state) {
+			t.Errorf("exit %d\n%s%swant\n%s", code, stdout, stderr, want(state))
+		}
+	}
+	stdout, _, _ := walpost(t, append(args, "--output", "json")...)
+	var results []initResult
+	if err := json.Unmarshal([]byte(stdout), &results); err != nil || len(results) != 6 {
+		t.Fatalf("%v: %s", err, stdout)
+	}
+	if got, want := results[5], (initResult{File: sqlfiles.Slot, Kind: "slot", Name: name, State: stateExists}); got != want {
+		t.Errorf("the slot is reported as %+v, want %+v", got, want)
+	}
+}
+
+// TestInitFails gives exit codes, hints, and what had been done by then.
+func TestInitFails(t *testing.T) {
+	db := envtest.NewDatabase(t)
+	for _, test := range []struct {
+		name   string
+		args   []string
+		code   int
+		stdout string
+		hint   string
+	}{
+		{"NoTable", []string{"--dsn", db.DSN, "--no-table"}, exitFailed, "failed   publication walpost\n", "create the outbox table first"},
+		{"NoSchema", []string{"--dsn", db.DSN, "--outbox.table", "nowhere.outbox"}, exitFailed, "failed   table nowhere.outbox\n", "create the schema"},
+		{"NoDatabase", []string{"--dsn", strings.Replace(db.DSN, db.Name, db.Name+"_missing", 1)}, exitFailed, "", "name the outbox's database"},
+		{"NoServer", []string{"--dsn", "host=127.0.0.1 port=1"}, exitFailed, "", "check postgres.dsn"},
+		{"LongRole", []string{"--dsn", db.DSN, "--role", strings.Repeat("r", 64)}, exitInvalid, "", "see walpost --help"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			stdout, stderr, code := walpost(t, append([]string{"init"}, test.args...)...)
+			if code != test.code || stdout != test.stdout || !strings.Contains(stderr, "walpost: hint: "+test.hint) {
+				t.Errorf("exit %d, want %d\nstdout %q, want %q\nstderr %s want hint %q", code, test.code, stdout, test.stdout, stderr, test.hint)
+			}
+		})
+	}
+	stdout, _, code := walpost(t, "init", "--dsn", "host=127.0.0.1 port=1", "-o", "json")
+	if code != exitFailed || strings.TrimSpace(stdout) != "[]" {
+		t.Errorf("exit %d, stdout %q, want %d and an empty list", code, stdout, exitFailed)
+	}
+}
+
+// TestInitPrint applies what is printed with psql, twice, with names that need
+// every kind of quoting.
+func TestInitPrint(t *testing.T) {
+	psql, err := exec.LookPath("psql")
+	if err != nil {
+		t.Skip(err)
+	}
+	db, slot := envtest.NewDatabase(t), envtest.Name(t)
+	role := `Ro"le's \` + slot
+	dropRole(t, db, role)
+	db.Exec(t, `CREATE SCHEMA "Sch""ema"`)
+	args := []string{"init", "--slot", slot, "--role", role, "--publication", `Pub "x"`, "--outbox.table", `"Sch""ema"."we""ird.Näme"`}
+	printed, stderr, code := walpost(t, append(args, "--print")...)
+	if code != exitOK {
+		t.Fatalf("exit %d\n%s", code, stderr)
+	}
+	file := filepath.Join(t.TempDir(), "outbox.sql")
+	if err := os.WriteFile(file, []byte(printed), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		cmd := exec.CommandContext(t.Context(), psql, "-X", "-v", "ON_ERROR_STOP=1", "-d", db.DSN, "-f", file)
+		if out, err := cmd.CombinedOutput(); err != nil || bytes.Contains(out, []byte("ERROR")) {
+			t.Fatalf("psql: %v\n%s", err, out)
+		}
+	}
+	stdout, stderr, code := walpost(t, append(args, "--dsn", db.DSN)...)
+	want := "exists   table \"Sch\"\"ema\".\"we\"\"ird.Näme\"\nexists   publication \"Pub \"\"x\"\"\"\nexists   table walpost.checkpoint\n" +
+		"exists   role \"Ro\"\"le's \\" + slot + "\"\nexists   slot " + slot + "\n"
+	if code != exitOK || stdout != want {
+		t.Errorf("exit %d\n%s%swant\n%s", code, stdout, stderr, want)
+	}
+}
+
+// TestInitBlocked has a transaction in the way of the slot: it is named after the
+// limit, and nothing goes on in the server.
+func TestInitBlocked(t *testing.T) {
+	db, slot := envtest.NewDatabase(t), envtest.Name(t)
+	other := db.Connect(t)
+	if _, err := other.Exec(t.Context(), "BEGIN; SELECT txid_current()"); err != nil {
+		t.Fatal(err)
+	}
+	steps, err := sqlfiles.Render(sqlfiles.Names{Slot: slot}, sqlfiles.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := connectInit(t.Context(), db.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeInit(t.Context(), conn)
+	start := time.Now()
+	results, err := applySteps(t.Context(), conn, steps, 500*time.Millisecond)
+	if got := time.Since(start); got > 10*time.Second {
+		t.Errorf("took %s, want about the limit", got)
+	}
+	var refused *cdc.RefusedError
+	if !errors.As(err, &refused) || refused.Hint == "" || !strings.Contains(err.Error(), fmt.Sprint("pid ", other.PgConn().PID())) {
+		t.Errorf("applySteps() = %v, want the blocker's pid and a hint", err)
+	}
+	if len(results) != 1 || results[0].State != stateFailed {
+		t.Errorf("results %+v, want one that failed", results)
+	}
+	if _, err := other.Exec(t.Context(), "COMMIT"); err != nil {
+		t.Fatal(err)
+	}
+	if found, err := steps[0].Objects[0].Exists(t.Context(), other); err != nil || found {
+		t.Errorf("the slot exists: %t, %v; want it given up", found, err)
+	}
+}
+
+// TestInitConnectTimeout bounds the wait for a server that does not answer.
+func TestInitConnectTimeout(t *testing.T) {
+	for dsn, want := range map[string]time.Duration{
+		"host=db": initConnectTimeout, "host=db connect_timeout=3": 3 * time.Second, "host=db connect_timeout=60": initConnectTimeout,
+	} {
+		cfg, err := initConnConfig(dsn)
+		if err != nil || cfg.ConnectTimeout != want {
+			t.Errorf("%s: connect timeout %s, %v, want %s", dsn, cfg.ConnectTimeout, err, want)
+		}
+	}
+}
