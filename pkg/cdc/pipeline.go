@@ -23,6 +23,11 @@ type Config struct {
 	// never be published; it ends the pipeline.
 	Route func(*Event) (*Record, error)
 
+	// Transactional says that Sink and Store are transactional, as [Sink] has
+	// it: each event is then seen exactly once. CheckpointInterval means
+	// nothing then.
+	Transactional bool
+
 	// DrainTimeout bounds the wait for records in flight when the pipeline
 	// stops. Defaults to 10s.
 	DrainTimeout time.Duration
@@ -59,7 +64,10 @@ type Pipeline struct {
 	failed chan error // the first event that could not be published; capacity 1
 	done   func(*Record, error)
 
-	session session // owned by Run's goroutine
+	session session  // owned by Run's goroutine
+	loaded  Position // what the session's start was judged by; owned by Run's goroutine
+
+	txn transaction // of a transactional sink
 
 	handing  sync.Mutex // held while something is handed over; guards the rest of this block
 	stopping bool       // nothing more is taken
@@ -104,7 +112,7 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1)}
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), txn: newTransaction()}
 	p.done = p.delivered
 	p.status = Status{State: Connecting, CaughtUp: time.Now()}
 	return p
@@ -179,11 +187,17 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 	return p.saveAt(ctx, s, mark, partial)
 }
 
-// saveAt saves and confirms. p.saving must be held.
+// saveAt saves and confirms. With a transactional store the save is also what
+// delivers the records: delivered and saved at once, then confirmed. p.saving must
+// be held.
 func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
 	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
+	}
+	if p.cfg.Transactional {
+		p.acked.Store(time.Now().UnixNano())
+		p.acks.Settle()
 	}
 	p.saved = pos
 	p.setCheckpoint(mark)
@@ -203,16 +217,19 @@ func (p *Pipeline) drain(ctx context.Context, s Stream) error {
 	p.setState(Stopping, nil)
 	partial := p.stopHanding()
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
+	defer cancel()
+	if p.cfg.Transactional {
+		return p.commitLast(dctx, s)
+	}
 	err := p.cfg.Sink.Flush(dctx)
-	cancel()
 	if err != nil || p.gaveUp.Load() {
 		partial = Partial{} // some of it was not delivered
 	}
 	if err != nil {
 		err = fmt.Errorf("flush sink: %w; what is unacknowledged will be published again", err)
 	}
-	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
-	defer cancel()
+	sctx, cancelSave := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
+	defer cancelSave()
 	return errors.Join(err, p.saveLast(sctx, s, partial))
 }
 
@@ -223,6 +240,12 @@ func (p *Pipeline) stopHanding() Partial {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	p.stopping = true
+	return p.partial()
+}
+
+// partial returns how far the open transaction was handed over. p.handing must be
+// held.
+func (p *Pipeline) partial() Partial {
 	if p.tx == nil || p.handed == 0 {
 		return Partial{}
 	}
@@ -231,12 +254,15 @@ func (p *Pipeline) stopHanding() Partial {
 
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
-	if err == nil {
-		p.acked.Store(time.Now().UnixNano())
-		r.tx.Ack()
-	} else {
+	switch {
+	case err != nil && p.cfg.Transactional:
+		_ = p.spoil(describe(fmt.Errorf("produce: %w", err), r))
+	case err != nil:
 		p.gaveUp.Store(true)
 		p.fail(describe(fmt.Errorf("produce: %w", err), r))
+	case !p.cfg.Transactional:
+		p.acked.Store(time.Now().UnixNano())
+		r.tx.Ack()
 	}
 	r.Free()
 }

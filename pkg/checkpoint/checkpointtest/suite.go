@@ -25,6 +25,10 @@ type Harness struct {
 	// context that ends soon.
 	Faults map[string]func(t *testing.T) (mend func())
 
+	// Transactional is set for stores whose Save ends a transaction of a sink: a
+	// failed one spoils it, and Acquire must follow.
+	Transactional bool
+
 	// Confirm is set for stores that keep nothing: they have no epoch, fence
 	// nobody and save nothing. It moves the position that they read forward,
 	// and returns it.
@@ -319,6 +323,12 @@ func testFaultsOfSave(t *testing.T, h Harness) {
 		mend()
 		if got := load(t, h.Open(t)).Position; got != at(lsn) && got != at(lsn+1) {
 			t.Errorf("%s: Load() = %+v, want the position before or after", name, got)
+		}
+		if h.Transactional {
+			if err := s.Save(t.Context(), at(lsn+2)); err == nil {
+				t.Errorf("%s: Save() after one that failed = nil, want that it waits for Acquire", name)
+			}
+			acquire(t, s)
 		}
 		save(t, s, at(lsn+2))
 		wantStored(t, h, at(lsn+2))

@@ -58,14 +58,7 @@ func backoff(tries int) time.Duration {
 // newClient makes a client, which dials when it is first used. Whatever may
 // pass it repeats without end and in order; only a refusal ends a record.
 func (s *Sink) newClient() (*kgo.Client, error) {
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(s.cfg.Brokers...),
-		kgo.ClientID(s.cfg.ClientID),
-		kgo.SoftwareNameAndVersion("walpost", "1"),
-		kgo.WithLogger(clientLog{s}),
-		kgo.WithHooks(s.health),
-		kgo.Dialer(s.dial),
-
+	opts := append(s.connectOpts(),
 		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
 		kgo.RecordPartitioner(newPartitioner()),
 		kgo.ProducerBatchCompression(codecs[s.cfg.Compression]()),
@@ -77,29 +70,45 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		// The budget is ours: the client's own must never block.
 		kgo.MaxBufferedRecords(math.MaxInt32),
 
-		kgo.RecordRetries(math.MaxInt64 - 1),
+		kgo.RecordRetries(math.MaxInt64-1),
 		kgo.UnknownTopicRetries(-1),
-		kgo.AlwaysRetryEOF(),
-		kgo.RetryBackoffFn(backoff),
-		kgo.MetadataMinAge(metadataMinAge),
 		kgo.ProduceRequestTimeout(produceTimeout),
-		kgo.RequestTimeoutOverhead(requestOverrun),
-		kgo.ConnIdleTimeout(idleTimeout),
-		kgo.DisableClientMetrics(),
 
 		// A broker that lost what it knew about this producer gets the
 		// unacknowledged batches again, in order. What it lost of the
 		// acknowledged ones is the cluster's to answer for.
 		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
-	}
-	if m := s.cfg.SASL.mechanism(); m != nil {
-		opts = append(opts, kgo.SASL(m))
+	)
+	if s.txn != nil {
+		opts = append(opts, kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout))
 	}
 	c, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	return c, nil
+}
+
+// connectOpts are what all clients have in common.
+func (s *Sink) connectOpts() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(s.cfg.Brokers...),
+		kgo.ClientID(s.cfg.ClientID),
+		kgo.SoftwareNameAndVersion("walpost", "1"),
+		kgo.WithLogger(clientLog{s}),
+		kgo.WithHooks(s.health),
+		kgo.Dialer(s.dial),
+		kgo.AlwaysRetryEOF(),
+		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RequestTimeoutOverhead(requestOverrun),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.DisableClientMetrics(),
+	}
+	if m := s.cfg.SASL.mechanism(); m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return opts
 }
 
 // dial opens a connection. Whatever goes wrong is reported as a failed dial,
