@@ -98,6 +98,10 @@ const (
 
 	// pollTimeout is how long no record may come while some are missing.
 	pollTimeout = 10 * time.Second
+
+	// decideTimeout is how long a Load waits for a transaction to be decided: a
+	// commit is acknowledged before its markers are written.
+	decideTimeout = time.Second
 )
 
 // extent says where the progress topic begins and ends.
@@ -183,50 +187,50 @@ func (t *Transactional) scan(ctx context.Context, key string, from int64, x exte
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	defer c.Close()
-	s := scanner{key: key, end: x.end, open: make(map[int64]*kgo.Record)}
-	for !s.done {
-		pctx, cancel := context.WithTimeoutCause(ctx, pollTimeout, fmt.Errorf("no record for %s", pollTimeout))
-		fetches := c.PollFetches(pctx)
-		cause := context.Cause(pctx)
-		cancel()
-		if err := fetches.Err0(); err != nil {
-			return nil, fmt.Errorf("read topic %s: %w", t.cfg.Topic, errors.Join(cause, err))
-		}
-		for _, e := range fetches.Errors() {
-			return nil, fmt.Errorf("read topic %s: %w", t.cfg.Topic, e.Err)
-		}
-		fetches.EachRecord(s.record)
-	}
-	for _, r := range s.open {
-		if r.Offset < x.stable {
-			s.keep(r) // decided, and not aborted; its marker is compacted away
+	s := scanner{key: key, end: x.end, stable: x.stable, open: make(map[int64]*kgo.Record)}
+	for !s.reached {
+		if err := t.poll(ctx, c, &s, pollTimeout); err != nil {
+			return nil, err
 		}
 	}
-	return s.last, nil
+	for deadline := time.Now().Add(decideTimeout); s.undecided() && time.Now().Before(deadline); {
+		if err := t.poll(ctx, c, &s, time.Until(deadline)); err != nil && ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return s.result(), nil
+}
+
+// poll reads once, for at most limit.
+func (t *Transactional) poll(ctx context.Context, c *kgo.Client, s *scanner, limit time.Duration) error {
+	pctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no record for %s", limit))
+	defer cancel()
+	fetches := c.PollFetches(pctx)
+	for _, e := range fetches.Errors() {
+		return fmt.Errorf("read topic %s: %w", t.cfg.Topic, because(pctx, e.Err))
+	}
+	fetches.EachRecord(s.record)
+	return nil
 }
 
 // scanner finds the last committed record of a key.
 type scanner struct {
-	key  string
-	end  int64
-	open map[int64]*kgo.Record // last record of the key in an open transaction, by producer
-	last *kgo.Record
-	done bool
+	key         string
+	end, stable int64
+	reached     bool                  // all before the end is read
+	open        map[int64]*kgo.Record // last record of the key in an open transaction, by producer
+	last        *kgo.Record
 }
 
 func (s *scanner) record(r *kgo.Record) {
-	if r.Offset >= s.end {
-		s.done = true
-		return
-	}
-	s.done = r.Offset == s.end-1
+	s.reached = s.reached || r.Offset >= s.end-1
 	switch {
 	case r.Attrs.IsControl():
 		if held := s.open[r.ProducerID]; held != nil && isCommit(r) {
 			s.keep(held)
 		}
 		delete(s.open, r.ProducerID)
-	case string(r.Key) != s.key:
+	case r.Offset >= s.end || string(r.Key) != s.key:
 	case r.Attrs.IsTransactional():
 		s.open[r.ProducerID] = r
 	default:
@@ -238,6 +242,26 @@ func (s *scanner) keep(r *kgo.Record) {
 	if s.last == nil || r.Offset > s.last.Offset {
 		s.last = r
 	}
+}
+
+// undecided reports whether the last record is in a transaction that is open, or
+// whose commit is acknowledged while its marker is on the way.
+func (s *scanner) undecided() bool {
+	for _, r := range s.open {
+		if r.Offset >= s.stable {
+			return true
+		}
+	}
+	return false
+}
+
+func (s *scanner) result() *kgo.Record {
+	for _, r := range s.open {
+		if r.Offset < s.stable {
+			s.keep(r) // decided, and not aborted: its marker is compacted away
+		}
+	}
+	return s.last
 }
 
 // isCommit reports whether a control record commits: its key is a version and a
