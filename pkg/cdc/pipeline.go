@@ -69,16 +69,16 @@ type Pipeline struct {
 
 	txn transaction // of a transactional sink
 
-	handing  sync.Mutex // held while something is handed over; guards the rest of this block
-	stopping bool       // nothing more is taken
-	tx       *Tx        // the open transaction
-	cut      LSN        // its commit record
-	ordinal  int64      // rows of it that were received in this stream
-	handed   int64      // rows of it that were handed over, in any stream or process
-	lastID   []byte     // of the last of them
-	spareID  []byte     // memory for the next one's
-	resumed  bool       // tx was opened in an earlier stream, and has to come again
-	differs  bool       // it came again with other rows: what was handed over of it means nothing
+	handing  turn   // held while something is handed over; guards the rest of this block
+	stopping bool   // nothing more is taken
+	tx       *Tx    // the open transaction
+	cut      LSN    // its commit record
+	ordinal  int64  // rows of it that were received in this stream
+	handed   int64  // rows of it that were handed over, in any stream or process
+	lastID   []byte // of the last of them
+	spareID  []byte // memory for the next one's
+	resumed  bool   // tx was opened in an earlier stream, and has to come again
+	differs  bool   // it came again with other rows: what was handed over of it means nothing
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
@@ -91,6 +91,16 @@ type Pipeline struct {
 	status Status   // guarded by mu
 	acks   *Tracker // guarded by mu; set by Run's goroutine
 }
+
+// turn is a mutex for waits that may be long: it blocks as a channel does, so that
+// virtual time passes meanwhile. Its capacity must be 1.
+type turn chan struct{}
+
+// Lock waits for the turn.
+func (t turn) Lock() { t <- struct{}{} }
+
+// Unlock gives it to somebody else.
+func (t turn) Unlock() { <-t }
 
 // session is what a pipeline must still own to go on from its own memory.
 type session struct {
@@ -105,6 +115,10 @@ const (
 	saveTimeout     = 10 * time.Second
 	lastSaveTimeout = 2 * time.Second
 
+	// acquireTimeout bounds a load and an acquire: a store that does not answer
+	// is asked again, on another connection.
+	acquireTimeout = time.Minute
+
 	// minIdleAdvance is how far an idle position must be ahead of the saved
 	// one to be saved: the save is WAL itself, and would chase its own tail.
 	minIdleAdvance = 1 << 20
@@ -112,7 +126,7 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), txn: newTransaction()}
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction()}
 	p.done = p.delivered
 	p.status = Status{State: Connecting, CaughtUp: time.Now()}
 	return p

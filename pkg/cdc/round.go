@@ -69,7 +69,9 @@ func (p *Pipeline) round(ctx context.Context) error {
 // nobody has owned the checkpoint or moved it on since and the server's history
 // is the same; else where the checkpoint stands.
 func (p *Pipeline) position(ctx context.Context, server Position) (Position, error) {
-	cp, err := p.cfg.Store.Load(ctx)
+	lctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	cp, err := p.cfg.Store.Load(lctx)
+	cancel()
 	if err != nil {
 		return Position{}, fmt.Errorf("load checkpoint: %w", err)
 	}
@@ -105,6 +107,8 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.ordinal, p.resumed = 0, p.tx != nil
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
 	cp, err := p.cfg.Store.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("acquire checkpoint: %w", err)
