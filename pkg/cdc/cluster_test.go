@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
@@ -20,6 +21,7 @@ type cluster struct {
 	producer *client // who acquired last
 	commits  int
 	calls    int
+	delay    time.Duration // of each save
 	fault    func(call int, op op) checkpointtest.Fault
 }
 
@@ -164,6 +166,11 @@ func (cl *client) Save(ctx context.Context, pos cdc.Position) error {
 	if held > 0 {
 		panic("cdc: saved with records in flight")
 	}
+	select {
+	case <-time.After(c.delay):
+	case <-ctx.Done():
+		return cl.spoil(context.Cause(ctx))
+	}
 	err := cl.do(ctx, opSave, func() error {
 		switch {
 		case c.producer != cl:
@@ -212,6 +219,10 @@ func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Recor
 	case checkpointtest.Lost, checkpointtest.Persisted:
 		err = checkpointtest.ErrFault
 		cl.spoiled = err
+	}
+	if string(r.Key) == "refused" {
+		err = cdc.Poison(cdc.PoisonRefused, "refused by the test")
+		cl.spoiled = errors.New("transaction is spoilt")
 	}
 	c.mu.Unlock()
 	done(r, err)

@@ -36,7 +36,6 @@ const (
 type transaction struct {
 	dirty  chan struct{}         // receives a value when there is something to commit
 	full   chan struct{}         // receives a value when it must be committed now
-	broken chan error            // receives what spoils it and does not end the pipeline
 	spoilt atomic.Pointer[error] // why it cannot be committed: only the store knows where to go on
 
 	taken  atomic.Int64  // what was handed over since the start, to see whether it is quiet
@@ -49,8 +48,7 @@ type transaction struct {
 
 func newTransaction() transaction {
 	return transaction{
-		dirty: make(chan struct{}, 1), full: make(chan struct{}, 1), broken: make(chan error, 1),
-		window: minWindow,
+		dirty: make(chan struct{}, 1), full: make(chan struct{}, 1), window: minWindow,
 	}
 }
 
@@ -66,6 +64,10 @@ func (x *transaction) took(size int) {
 	}
 }
 
+// ended notes the end of a source transaction with records, which may have been
+// committed to the last one before.
+func (x *transaction) ended() { signal(x.dirty) }
+
 // moved notes a position without records that has become worth a commit.
 func (x *transaction) moved(lsn LSN) {
 	if base := LSN(x.base.Load()); lsn > base && lsn-base >= minIdleAdvance {
@@ -73,28 +75,26 @@ func (x *transaction) moved(lsn LSN) {
 	}
 }
 
-// reset says that all is committed up to a position.
+// reset says that all is committed up to a position. The reader is paused.
 func (x *transaction) reset(lsn LSN) {
 	x.events.Store(0)
 	x.bytes.Store(0)
 	x.base.Store(uint64(lsn))
-	select {
-	case <-x.full:
-	default:
+	for _, c := range []chan struct{}{x.dirty, x.full} {
+		select {
+		case <-c:
+		default:
+		}
 	}
 }
 
-// spoil says that the open transaction cannot be committed, and why. A record
-// that can never be published ends the pipeline; anything else ends the round.
+// spoil says that the open transaction cannot be committed, and why. What trying
+// again cannot mend ends the pipeline. Anything else ends the round: with the next
+// record, which the sink refuses, or with the commit.
 func (p *Pipeline) spoil(err error) error {
 	p.txn.spoilt.CompareAndSwap(nil, &err)
 	if isFinal(err) {
 		p.fail(err)
-		return err
-	}
-	select {
-	case p.txn.broken <- err:
-	default:
 	}
 	return err
 }
@@ -111,10 +111,6 @@ func (p *Pipeline) beginTransactional(acquired, start Position) error {
 	}
 	// All that was handed over before has been answered.
 	p.txn.spoilt.Store(nil)
-	select {
-	case <-p.txn.broken:
-	default:
-	}
 	p.txn.reset(start.LSN)
 	return nil
 }
@@ -138,12 +134,10 @@ func (p *Pipeline) commitAll(ctx context.Context, s Stream) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-p.txn.broken:
-			return err
 		case <-p.txn.dirty:
 		}
-		if err := p.gather(ctx); err != nil || ctx.Err() != nil {
-			return err
+		if p.gather(ctx); ctx.Err() != nil {
+			return nil
 		}
 		cctx, cancel := p.commitContext(ctx)
 		err := p.commit(cctx, s)
@@ -171,22 +165,20 @@ func (p *Pipeline) commitContext(ctx context.Context) (context.Context, context.
 }
 
 // gather waits until the open transaction is full or old, or the reader is quiet.
-func (p *Pipeline) gather(ctx context.Context) error {
+func (p *Pipeline) gather(ctx context.Context) {
 	deadline := time.Now().Add(p.txn.window)
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
 	for last := p.txn.taken.Load(); ; {
 		select {
 		case <-ctx.Done():
-			return nil
-		case err := <-p.txn.broken:
-			return err
+			return
 		case <-p.txn.full:
-			return nil
+			return
 		case now := <-timer.C:
 			n := p.txn.taken.Load()
 			if n == last || !now.Before(deadline) {
-				return nil
+				return
 			}
 			last = n
 			timer.Reset(min(quiet, deadline.Sub(now)))

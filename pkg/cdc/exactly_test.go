@@ -21,6 +21,8 @@ type exactRig struct {
 	t       *testing.T
 	cluster *cluster
 	server  *server
+
+	maxUnconfirmed int
 }
 
 // newExactRig paces the rows so that each is in a Kafka transaction of its own, and
@@ -37,7 +39,8 @@ func (r *exactRig) start() (p *cdc.Pipeline, stop func() error) {
 	client := r.cluster.open()
 	p = cdc.NewPipeline(cdc.Config{
 		Source: r.server, Sink: client, Store: client, Route: route, Transactional: true,
-		Logger: slog.New(slog.DiscardHandler),
+		MaxUnconfirmedEvents: r.maxUnconfirmed,
+		Logger:               slog.New(slog.DiscardHandler),
 	})
 	ctx, cancel := context.WithCancel(r.t.Context())
 	ended := make(chan error, 1)
@@ -54,6 +57,17 @@ func (r *exactRig) start() (p *cdc.Pipeline, stop func() error) {
 func (r *exactRig) run(d time.Duration) error {
 	_, stop := r.start()
 	time.Sleep(d)
+	return stop()
+}
+
+// wholeRun is run for long enough that all is committed before the stop.
+func (r *exactRig) wholeRun() error {
+	r.t.Helper()
+	_, stop := r.start()
+	time.Sleep(10 * time.Minute)
+	if st := r.cluster.Checkpoint(); st.LSN < 30 {
+		r.t.Errorf("checkpoint = %s before the stop, want at least 0/1E", st.LSN)
+	}
 	return stop()
 }
 
@@ -102,9 +116,7 @@ func TestExactlyOnceFaults(t *testing.T) {
 						hit = o
 						return fault
 					})
-					_, stop := r.start()
-					time.Sleep(10 * time.Minute)
-					if err := stop(); err != nil {
+					if err := r.wholeRun(); err != nil {
 						t.Errorf("call %d, %s: Run() = %v", at, hit, err)
 					}
 					r.check()
@@ -159,7 +171,7 @@ func TestExactlyOnceReconnects(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					r := newExactRig(t, script...)
 					r.server.pace, r.server.breaks[at] = pace, true
-					if err := r.run(time.Minute); err != nil {
+					if err := r.wholeRun(); err != nil {
 						t.Fatalf("Run() = %v", err)
 					}
 					r.check()
@@ -249,6 +261,77 @@ func TestExactlyOnceCommitHangs(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.check()
+	})
+}
+
+// A stop waits for the commit that is under way.
+func TestExactlyOnceStopsInsideCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		r.cluster.delay = time.Second
+		if err := r.run(1500 * time.Millisecond); err != nil {
+			t.Fatalf("Run() = %v", err)
+		}
+		if got := r.cluster.committed(); got != 3 {
+			t.Errorf("%d transactions, want 3: the first position, the one that was under way, and the last", got)
+		}
+		r.cluster.delay = 0
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// A predecessor commits once more after its successor has read the checkpoint, and
+// before it is fenced: the successor starts behind that.
+func TestExactlyOncePredecessorCommitsLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		late := true
+		r.cluster.setFault(func(_ int, o op) checkpointtest.Fault {
+			if o == opAcquire && late {
+				late = false
+				r.cluster.cp.Position = cdc.Position{SystemID: 7, Timeline: 1, LSN: 10}
+				for n, key := range script[0].keys {
+					r.cluster.seen = append(r.cluster.seen, cdc.Record{Key: []byte(key), Value: []byte(script[0].event(n))})
+				}
+			}
+			return checkpointtest.None
+		})
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// The bound on unconfirmed events does not make the reader wait for a commit that
+// waits for the reader.
+func TestExactlyOnceUnconfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		r.maxUnconfirmed, r.server.pace = 1, 0
+		if err := r.wholeRun(); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// A record that the cluster refuses for good ends the pipeline with its identity,
+// and its transaction is not seen.
+func TestExactlyOnceRefusedRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script[0], scriptTx{keys: []string{"d", "refused"}, end: 30})
+		r.server.pace = 0
+		var poison *cdc.PoisonError
+		if err := r.run(time.Minute); !errors.As(err, &poison) || poison.CommitLSN != 29 || poison.Ordinal != 2 {
+			t.Fatalf("Run() = %v, want a PoisonError of row 2 of 0/1D", err)
+		}
+		if got := len(r.cluster.records()); got > 3 {
+			t.Errorf("%d records are seen, want none of the second transaction", got)
+		}
 	})
 }
 

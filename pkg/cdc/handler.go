@@ -129,7 +129,11 @@ func (h *handler) Commit(end LSN) error {
 	h.tx.Commit(end)
 	h.tx = nil
 	h.received.Store(max(h.received.Load(), uint64(end)))
-	if h.cfg.Transactional {
+	switch {
+	case !h.cfg.Transactional:
+	case h.handed > 0:
+		h.txn.ended()
+	default:
 		h.txn.moved(end)
 	}
 	return nil
