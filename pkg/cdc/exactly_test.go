@@ -187,6 +187,25 @@ func TestExactlyOnceReconnects(t *testing.T) {
 	}
 }
 
+// What is in the open transaction when the stream breaks is committed though nothing
+// comes after it.
+func TestExactlyOnceBreaksAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script[:3]...)
+		r.server.pace, r.server.breaks["a/0/1E/1"] = 0, true
+		r.server.onBreak = func() { r.server.txs = r.server.txs[:2] } // the event was never there
+		_, stop := r.start()
+		time.Sleep(time.Minute)
+		if got := r.cluster.Checkpoint().LSN; got != 20 {
+			t.Errorf("checkpoint = %s, want 0/14", got)
+		}
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+		r.check()
+	})
+}
+
 // A stop inside a transaction commits what was handed over, and the next process
 // goes on behind it.
 func TestExactlyOnceStops(t *testing.T) {
@@ -332,6 +351,29 @@ func TestExactlyOnceRefusedRecord(t *testing.T) {
 		if got := len(r.cluster.records()); got > 3 {
 			t.Errorf("%d records are seen, want none of the second transaction", got)
 		}
+	})
+}
+
+// A stop while nothing streams, after a transaction was spoilt, has nothing left to do.
+func TestExactlyOnceStopsAfterSpoilt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		r.cluster.setFault(func(_ int, o op) checkpointtest.Fault {
+			if o == opSave && len(r.cluster.seen) > 1 {
+				r.server.refuse = errBroken // and Postgres is away
+				return checkpointtest.Lost
+			}
+			return checkpointtest.None
+		})
+		if err := r.run(time.Minute); err != nil {
+			t.Errorf("Run() = %v", err)
+		}
+		r.cluster.heal()
+		r.server.refuse = nil
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
 	})
 }
 

@@ -154,6 +154,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			attempt = 0
 		}
 		p.setState(Connecting, err)
+		if p.txn.spoilt.Load() != nil {
+			p.setTracker(nil) // only the store knows where to go on
+		}
 		if err := p.wait(ctx, attempt, err); err != nil {
 			return p.drain(ctx, nil)
 		}
