@@ -13,13 +13,15 @@ const (
 	// to be committed at once.
 	quiet = 2 * time.Millisecond
 
-	// A transaction is committed at the latest when it is as old as windowFactor
-	// times what the last commit took, within minWindow and maxWindow: the reader
-	// pauses for the commit, which so takes a fixed share of its time, and on a
-	// fast cluster events wait for less.
-	windowFactor = 6
-	minWindow    = 4 * time.Millisecond
-	maxWindow    = 100 * time.Millisecond
+	// A transaction is committed at the latest when it is as old as the last
+	// commit took, within minWindow and maxWindow, or backlogFactor times that
+	// if its first event was committed longer than backlogAge ago: the reader
+	// pauses for the commit, which costs a reader that keeps up nothing, and one
+	// that works off a backlog a fixed share of its time.
+	backlogFactor = 6
+	backlogAge    = 100 * time.Millisecond
+	minWindow     = 4 * time.Millisecond
+	maxWindow     = 100 * time.Millisecond
 
 	// maxTransactionBytes and maxTransactionEvents are where a transaction is
 	// committed whatever its age.
@@ -38,25 +40,27 @@ type transaction struct {
 	full   chan struct{}         // receives a value when it must be committed now
 	spoilt atomic.Pointer[error] // why it cannot be committed: only the store knows where to go on
 
+	behind atomic.Bool   // its first event had been committed for long
 	taken  atomic.Int64  // what was handed over since the start, to see whether it is quiet
 	events atomic.Int64  // in the transaction
 	bytes  atomic.Int64  // in the transaction
 	base   atomic.Uint64 // LSN up to which it was committed last
 
-	window time.Duration // owned by commitAll
+	last time.Duration // what the last commit took; owned by commitAll
 }
 
 func newTransaction() transaction {
 	return transaction{
-		dirty: make(chan struct{}, 1), full: make(chan struct{}, 1), window: minWindow,
+		dirty: make(chan struct{}, 1), full: make(chan struct{}, 1),
 	}
 }
 
-// took counts a record that was handed over.
-func (x *transaction) took(size int) {
+// took counts a record that was handed over, of an event committed at a time.
+func (x *transaction) took(size int, committed time.Time) {
 	x.taken.Add(1)
 	events, bytes := x.events.Add(1), x.bytes.Add(int64(size))
 	if events == 1 {
+		x.behind.Store(time.Since(committed) > backlogAge)
 		signal(x.dirty)
 	}
 	if events >= maxTransactionEvents || bytes >= maxTransactionBytes {
@@ -67,6 +71,15 @@ func (x *transaction) took(size int) {
 // ended notes the end of a source transaction with records, which may have been
 // committed to the last one before.
 func (x *transaction) ended() { signal(x.dirty) }
+
+// window returns how old the transaction may become.
+func (x *transaction) window() time.Duration {
+	d := x.last
+	if x.behind.Load() {
+		d *= backlogFactor
+	}
+	return min(max(d, minWindow), maxWindow)
+}
 
 // moved notes a position without records that has become worth a commit.
 func (x *transaction) moved(lsn LSN) {
@@ -166,7 +179,7 @@ func (p *Pipeline) commitContext(ctx context.Context) (context.Context, context.
 
 // gather waits until the open transaction is full or old, or the reader is quiet.
 func (p *Pipeline) gather(ctx context.Context) {
-	deadline := time.Now().Add(p.txn.window)
+	deadline := time.Now().Add(p.txn.window())
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
 	for last := p.txn.taken.Load(); ; {
@@ -192,7 +205,7 @@ func (p *Pipeline) commit(ctx context.Context, s Stream) error {
 	defer p.handing.Unlock()
 	begun := time.Now()
 	err := p.commitHanded(ctx, s)
-	p.txn.window = min(max(windowFactor*time.Since(begun), minWindow), maxWindow)
+	p.txn.last = time.Since(begun)
 	return err
 }
 

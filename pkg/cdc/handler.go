@@ -70,7 +70,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	h.handed++
 	h.lastID, h.spareID = id, h.lastID
 	if h.cfg.Transactional {
-		h.txn.took(size)
+		h.txn.took(size, ev.Transaction.CommitTime)
 	}
 	return nil
 }

@@ -44,6 +44,14 @@ const (
 	// which costs walpost and the broker most of a core each.
 	maxRequestsInFlight = 1
 
+	// transactionLinger is how long the first record after a commit waits at the
+	// least, unless its own transaction is committed before: while the markers
+	// of the last one are being written a broker refuses it, and then it waits
+	// for 20 ms or more. What is refused nevertheless waits for a look at the
+	// cluster, which therefore comes sooner than else.
+	transactionLinger         = 5 * time.Millisecond
+	transactionMetadataMinAge = 50 * time.Millisecond
+
 	// metadataMinAge is the least time between two looks at the cluster.
 	// What failed for a moved or missing leader waits for the next look.
 	metadataMinAge = 250 * time.Millisecond
@@ -80,7 +88,9 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
 	)
 	if s.txn != nil {
-		opts = append(opts, kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout))
+		opts = append(opts, kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
+			kgo.ProducerLinger(max(s.cfg.Linger, transactionLinger)),
+			kgo.ConcurrentTransactionsBackoff(transactionLinger), kgo.MetadataMinAge(transactionMetadataMinAge))
 	}
 	c, err := kgo.NewClient(opts...)
 	if err != nil {

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -339,5 +341,122 @@ func TestTransactionalFaults(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The client library takes a new epoch by itself when a broker has forgotten the
+// producer, which aborts the transaction: what is left of it is not committed.
+func TestTransactionalEpochChanges(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
+	a := new(answers)
+	put(t, x, a, testTopic, "1")
+	if err := x.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	forgotten := false
+	c.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		req := kreq.(*kmsg.ProduceRequest)
+		resp := req.ResponseKind().(*kmsg.ProduceResponse)
+		for _, rt := range req.Topics {
+			st := kmsg.NewProduceResponseTopic()
+			st.Topic, st.TopicID = rt.Topic, rt.TopicID
+			for _, rp := range rt.Partitions {
+				sp := kmsg.NewProduceResponseTopicPartition()
+				sp.Partition, sp.ErrorCode, sp.LogStartOffset = rp.Partition, kerr.UnknownProducerID.Code, 1<<40
+				st.Partitions = append(st.Partitions, sp)
+			}
+			resp.Topics = append(resp.Topics, st)
+		}
+		forgotten = true
+		return resp, nil, true
+	})
+	put(t, x, a, testTopic, "2")
+	if err := x.Save(within(t, testTimeout), pos(10)); err == nil || !forgotten {
+		t.Errorf("Save() = %v, want an error: the transaction was aborted underneath (forgotten: %t)", err, forgotten)
+	}
+	acquired(t, x)
+	if got := committedValues(t, c.ListenAddrs(), testTopic); len(got) > 0 {
+		t.Errorf("committed: %v, want nothing", got)
+	}
+}
+
+// Nothing counts as processed before it is committed, and a commit that hangs is not
+// healthy.
+func TestTransactionalIsWatched(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	silent := newSilence()
+	reg := prometheus.NewRegistry()
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs(), Registerer: reg, Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, network, address)
+		if err != nil {
+			return nil, err
+		}
+		return silent.wrap(conn), nil
+	}}, ""))
+	put(t, x, new(answers), testTopic, "1")
+	if err := x.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	processed := x.base.metrics.processed.WithLabelValues(testTopic)
+	if got := testutil.ToFloat64(processed); got != 0 {
+		t.Errorf("%v events are processed before the commit, want 0", got)
+	}
+	silent.set(true)
+	saved := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { saved <- x.Save(ctx, pos(10)) }()
+	eventually(t, "not healthy while the commit hangs", func() bool { return x.Healthy(t.Context()) != nil })
+	cancel()
+	if err := <-saved; err == nil {
+		t.Error("Save() = nil though it was cut off")
+	}
+	silent.set(false)
+	acquired(t, x)
+	put(t, x, new(answers), testTopic, "2")
+	if err := x.Save(t.Context(), pos(20)); err != nil {
+		t.Fatal(err)
+	}
+	if got := testutil.ToFloat64(processed); got != 1 {
+		t.Errorf("%v events are processed, want 1: what was cut off does not count", got)
+	}
+	if err := x.Healthy(t.Context()); err != nil {
+		t.Errorf("Healthy() = %v", err)
+	}
+}
+
+// A topic that forgets is no place for a checkpoint, and one that is missing is made
+// compacted.
+func TestProgressTopic(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, "made"))
+	admin := envtest.Admin(t, c.ListenAddrs())
+	configs, err := admin.DescribeTopicConfigs(t.Context(), "made")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy := ""
+	for _, kv := range configs[0].Configs {
+		if kv.Key == "cleanup.policy" {
+			policy = kv.MaybeValue()
+		}
+	}
+	if policy != "compact" {
+		t.Errorf("cleanup.policy = %q, want compact", policy)
+	}
+	x := newTransactional(t, Config{Brokers: c.ListenAddrs()}, testTopic)
+	var refused *cdc.RefusedError
+	if _, err := x.Acquire(t.Context()); !errors.As(err, &refused) || refused.Hint == "" {
+		t.Errorf("Acquire() with a topic that forgets = %v, want a refusal with a hint", err)
+	}
+	if _, err := admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"cleanup.policy": &policy}, "foreign"); err != nil {
+		t.Fatal(err)
+	}
+	x = newTransactional(t, Config{Brokers: c.ListenAddrs()}, "foreign")
+	if err := x.base.client.Load().ProduceSync(t.Context(), &kgo.Record{Topic: "foreign", Key: []byte("7-s"), Value: []byte("hello")}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Load(t.Context()); !errors.As(err, &refused) || refused.Hint == "" {
+		t.Errorf("Load() of what is no checkpoint = %v, want a refusal with a hint", err)
 	}
 }
