@@ -130,8 +130,7 @@ func (cl *client) Acquire(ctx context.Context) (cp cdc.Checkpoint, err error) {
 		return nil
 	})
 	if err != nil {
-		cl.spoil(err)
-		return cdc.Checkpoint{}, err
+		return cdc.Checkpoint{}, cl.spoil(err)
 	}
 	return cp, nil
 }

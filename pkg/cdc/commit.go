@@ -149,7 +149,7 @@ func (p *Pipeline) commitAll(ctx context.Context, s Stream) error {
 			return nil
 		case <-p.txn.dirty:
 		}
-		if p.gather(ctx); ctx.Err() != nil {
+		if !p.gather(ctx) {
 			return nil
 		}
 		cctx, cancel := p.commitContext(ctx)
@@ -177,21 +177,22 @@ func (p *Pipeline) commitContext(ctx context.Context) (context.Context, context.
 	return cctx, func() { stop(); cancel() }
 }
 
-// gather waits until the open transaction is full or old, or the reader is quiet.
-func (p *Pipeline) gather(ctx context.Context) {
+// gather waits until the open transaction is full or old, or the reader is quiet, and
+// reports whether that is so before ctx is done.
+func (p *Pipeline) gather(ctx context.Context) bool {
 	deadline := time.Now().Add(p.txn.window())
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
 	for last := p.txn.taken.Load(); ; {
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-p.txn.full:
-			return
+			return true
 		case now := <-timer.C:
 			n := p.txn.taken.Load()
 			if n == last || !now.Before(deadline) {
-				return
+				return true
 			}
 			last = n
 			timer.Reset(min(quiet, deadline.Sub(now)))

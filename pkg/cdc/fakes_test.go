@@ -132,8 +132,12 @@ func (st *scriptStream) Run(ctx context.Context, h cdc.Handler) error {
 		}
 	}()
 	err := st.send(hctx, h)
-	if hctx.Err() == nil {
-		return err
+	select {
+	case <-st.stopped: // hctx may be on its way to its end
+	default:
+		if hctx.Err() == nil {
+			return err
+		}
 	}
 	<-ctx.Done()
 	return st.unclean

@@ -265,82 +265,54 @@ func stable(t testing.TB, addrs []string, topic string) bool {
 	return e.Offset > 0 && e.Offset == d.Offset
 }
 
-// An open transaction of another slot does not hide what was committed, nor does a
-// long tail of other slots' records and markers.
-func TestTransactionalBesideOthers(t *testing.T) {
-	c := newCluster(t, kfake.SeedTopics(1, testTopic))
-	mine := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
-	if err := mine.Save(t.Context(), pos(10)); err != nil {
-		t.Fatal(err)
-	}
-	other, err := NewTransactional(TransactionalConfig{
-		Config: mine.cfg.Config, Slot: "other", SystemID: mine.cfg.SystemID,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = other.Close() })
-	acquired(t, other)
-	for n := range cdc.LSN(firstWindow) {
-		if err := other.Save(t.Context(), pos(100+n)); err != nil {
-			t.Fatal(err)
+// Each request of a commit is refused once, for all topics or for one, by each error
+// that is not for the client library to repeat: nothing is half there.
+func TestTransactionalFaults(t *testing.T) {
+	for _, at := range []kfake.Fault{
+		{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true},
+		{Keys: []kmsg.Key{kmsg.Produce}},
+		{Keys: []kmsg.Key{kmsg.Produce}, Topic: testTopic},
+		{Keys: []kmsg.Key{kmsg.Produce}, Topic: "walpost.progress"},
+	} {
+		for _, err := range []*kerr.Error{
+			kerr.InvalidProducerEpoch, kerr.ProducerFenced, kerr.InvalidTxnState, kerr.TransactionAbortable, kerr.InvalidProducerIDMapping,
+			kerr.UnknownProducerID, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicID, kerr.InvalidRecord, kerr.MessageTooLarge,
+		} {
+			at.Err = err
+			t.Run(at.Keys[0].Name()+" "+at.Topic+" "+err.Message, func(t *testing.T) {
+				t.Parallel()
+				testHalf(t, at)
+			})
 		}
-	}
-	next := other.have
-	r, err := next.record("walpost.progress")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := other.begun(); err != nil {
-		t.Fatal(err)
-	}
-	if err := other.current.Load().client.Load().ProduceSync(t.Context(), r).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	if cp, err := mine.Load(t.Context()); err != nil || cp.Position != pos(10) {
-		t.Errorf("Load() = %+v, %v, want what was saved", cp, err)
-	}
-	if cp, err := other.Load(t.Context()); err != nil || cp.LSN != 100+firstWindow-1 {
-		t.Errorf("Load() of the other = %+v, %v, want what was committed", cp, err)
 	}
 }
 
-// Each request of a commit is refused once, by each error that is not for the
-// client library to repeat: nothing is half there.
-func TestTransactionalFaults(t *testing.T) {
-	for _, key := range []kmsg.Key{kmsg.Produce, kmsg.EndTxn, kmsg.AddPartitionsToTxn} {
-		for _, fault := range []*kerr.Error{
-			kerr.InvalidProducerEpoch, kerr.ProducerFenced, kerr.InvalidTxnState, kerr.TransactionAbortable, kerr.InvalidProducerIDMapping,
-			kerr.UnknownProducerID, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicID, kerr.InvalidRecord,
-		} {
-			t.Run(key.Name()+" "+fault.Message, func(t *testing.T) {
-				t.Parallel()
-				c := newCluster(t, kfake.SeedTopics(1, testTopic))
-				x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
-				a := new(answers)
-				put(t, x, a, testTopic, "1")
-				if err := x.Flush(t.Context()); err != nil {
-					t.Fatal(err)
-				}
-				h := c.Fault(kfake.Fault{Keys: []kmsg.Key{key}, Err: fault, TopLevel: key == kmsg.EndTxn})
-				err := x.Produce(t.Context(), record(testTopic, "k", "2"), a.done)
-				if err == nil {
-					err = x.Save(within(t, testTimeout), pos(10))
-				}
-				h.Remove()
-				cp, aerr := x.Acquire(t.Context())
-				if aerr != nil {
-					t.Fatal(aerr)
-				}
-				want, wantPos := "[]", cdc.Position{}
-				if err == nil {
-					want, wantPos = "[1 2]", pos(10)
-				}
-				if got := fmt.Sprint(committedValues(t, c.ListenAddrs(), testTopic)); got != want || cp.Position != wantPos {
-					t.Errorf("after %v: committed %s at %s, want %s at %s", err, got, cp.LSN, want, wantPos.LSN)
-				}
-			})
-		}
+func testHalf(t *testing.T, fault kfake.Fault) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
+	a := new(answers)
+	put(t, x, a, testTopic, "1")
+	if err := x.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h := c.Fault(fault)
+	err := x.Produce(t.Context(), record(testTopic, "k", "2"), a.done)
+	if err == nil {
+		err = x.Save(within(t, testTimeout), pos(10))
+	}
+	if h.Remove(); h.Hits() == 0 {
+		t.Fatal("the fault was not met")
+	}
+	cp, aerr := x.Acquire(t.Context())
+	if aerr != nil {
+		t.Fatal(aerr)
+	}
+	want, wantPos := "[]", cdc.Position{}
+	if err == nil {
+		want, wantPos = "[1 2]", pos(10)
+	}
+	if got := fmt.Sprint(committedValues(t, c.ListenAddrs(), testTopic)); got != want || cp.Position != wantPos {
+		t.Errorf("after %v: committed %s at %s, want %s at %s", err, got, cp.LSN, want, wantPos.LSN)
 	}
 }
 
@@ -422,41 +394,5 @@ func TestTransactionalIsWatched(t *testing.T) {
 	}
 	if err := x.Healthy(t.Context()); err != nil {
 		t.Errorf("Healthy() = %v", err)
-	}
-}
-
-// A topic that forgets is no place for a checkpoint, and one that is missing is made
-// compacted.
-func TestProgressTopic(t *testing.T) {
-	c := newCluster(t, kfake.SeedTopics(1, testTopic))
-	acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, "made"))
-	admin := envtest.Admin(t, c.ListenAddrs())
-	configs, err := admin.DescribeTopicConfigs(t.Context(), "made")
-	if err != nil {
-		t.Fatal(err)
-	}
-	policy := ""
-	for _, kv := range configs[0].Configs {
-		if kv.Key == "cleanup.policy" {
-			policy = kv.MaybeValue()
-		}
-	}
-	if policy != "compact" {
-		t.Errorf("cleanup.policy = %q, want compact", policy)
-	}
-	x := newTransactional(t, Config{Brokers: c.ListenAddrs()}, testTopic)
-	var refused *cdc.RefusedError
-	if _, err := x.Acquire(t.Context()); !errors.As(err, &refused) || refused.Hint == "" {
-		t.Errorf("Acquire() with a topic that forgets = %v, want a refusal with a hint", err)
-	}
-	if _, err := admin.CreateTopic(t.Context(), 1, 1, map[string]*string{"cleanup.policy": &policy}, "foreign"); err != nil {
-		t.Fatal(err)
-	}
-	x = newTransactional(t, Config{Brokers: c.ListenAddrs()}, "foreign")
-	if err := x.base.client.Load().ProduceSync(t.Context(), &kgo.Record{Topic: "foreign", Key: []byte("7-s"), Value: []byte("hello")}).FirstErr(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := x.Load(t.Context()); !errors.As(err, &refused) || refused.Hint == "" {
-		t.Errorf("Load() of what is no checkpoint = %v, want a refusal with a hint", err)
 	}
 }
