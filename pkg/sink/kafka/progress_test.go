@@ -69,6 +69,7 @@ func TestTransactionalBesideOthers(t *testing.T) {
 		}
 	}
 	next := other.have
+	next.LSN++
 	r, err := next.record("walpost.progress")
 	if err != nil {
 		t.Fatal(err)
