@@ -1,5 +1,5 @@
-// Package cdc streams committed Postgres changes to a sink, at least once and
-// in commit order per key. It is the vocabulary that sources, sinks and stores
+// Package cdc streams committed Postgres changes to a sink, at least once, or
+// exactly once with a transactional one, and in commit order per key. It is the vocabulary that sources, sinks and stores
 // share, and the engine that joins them.
 //
 // The way of an event: a [Source] opens a [Stream], which calls a [Handler]

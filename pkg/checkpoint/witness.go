@@ -24,8 +24,6 @@ type Witnessed struct {
 	witness *Postgres
 }
 
-var _ cdc.Store = (*Witnessed)(nil)
-
 // NewWitnessed returns a store that keeps the checkpoint in store.
 func NewWitnessed(store cdc.Store, witness *Postgres) *Witnessed {
 	return &Witnessed{store, witness}

@@ -357,15 +357,7 @@ func TestTransactionalEpochChanges(t *testing.T) {
 // healthy.
 func TestTransactionalIsWatched(t *testing.T) {
 	c := newCluster(t, kfake.SeedTopics(1, testTopic))
-	silent := newSilence()
-	reg := prometheus.NewRegistry()
-	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs(), Registerer: reg, Dialer: func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := new(net.Dialer).DialContext(ctx, network, address)
-		if err != nil {
-			return nil, err
-		}
-		return silent.wrap(conn), nil
-	}}, ""))
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs(), Registerer: prometheus.NewRegistry()}, ""))
 	put(t, x, new(answers), testTopic, "1")
 	if err := x.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -374,7 +366,11 @@ func TestTransactionalIsWatched(t *testing.T) {
 	if got := testutil.ToFloat64(processed); got != 0 {
 		t.Errorf("%v events are processed before the commit, want 0", got)
 	}
-	silent.set(true)
+	hang := make(chan struct{})
+	c.ControlKey(int16(kmsg.EndTxn), func(kmsg.Request) (kmsg.Response, error, bool) {
+		c.SleepControl(func() { <-hang })
+		return nil, nil, false
+	})
 	saved := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { saved <- x.Save(ctx, pos(10)) }()
@@ -383,7 +379,7 @@ func TestTransactionalIsWatched(t *testing.T) {
 	if err := <-saved; err == nil {
 		t.Error("Save() = nil though it was cut off")
 	}
-	silent.set(false)
+	close(hang)
 	acquired(t, x)
 	put(t, x, new(answers), testTopic, "2")
 	if err := x.Save(t.Context(), pos(20)); err != nil {
