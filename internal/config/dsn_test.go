@@ -102,3 +102,20 @@ func FuzzKeywords(f *testing.F) {
 		}
 	})
 }
+
+// Of several hosts the one that can be written to is wanted, unless the DSN says so.
+func TestConnStringOfSeveralHosts(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://me@a,b/x":                              "postgres://me@a,b/x?target_session_attrs=read-write",
+		"postgres://me@a,b/x?target_session_attrs=any":     "postgres://me@a,b/x?target_session_attrs=any",
+		"postgres:///x?host=a,b&port=1":                    "postgres:///x?host=a,b&port=1&target_session_attrs=read-write",
+		"postgres://me@a/x":                                "postgres://me@a/x",
+		"host=a,b dbname=x":                                "host=a,b dbname=x target_session_attrs=read-write",
+		"host=a,b dbname=x target_session_attrs='standby'": "host=a,b dbname=x target_session_attrs='standby'",
+		"": "",
+	} {
+		if got := (Postgres{DSN: Secret(dsn)}).ConnString(); got != want {
+			t.Errorf("%s: got %s, want %s", dsn, got, want)
+		}
+	}
+}
