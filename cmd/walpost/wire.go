@@ -106,7 +106,7 @@ func (s *service) adminConfig() admin.Config {
 
 func (s *service) ready(ctx context.Context) (string, error) {
 	return admin.Condition{
-		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Kafka: s.sink.Healthy(ctx),
+		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: s.sink.Healthy(ctx),
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }

@@ -150,6 +150,7 @@ type Source struct {
 	filtered   bool            // a row filter was warned of
 
 	standby atomic.Bool
+	contact atomic.Int64 // when the server last answered an open stream, in Unix ns; zero while there is none
 }
 
 // New returns a source. It does not connect.
@@ -168,6 +169,20 @@ func New(cfg Config) (*Source, error) {
 // Standby reports whether Open waits for a slot that another process holds.
 // Safe to call from any goroutine.
 func (s *Source) Standby() bool { return s.standby.Load() }
+
+// maxQuiet is how long the server may leave an open stream without an answer, and the
+// source still count as healthy. It is asked three times in that time.
+const maxQuiet = 8 * time.Second
+
+// Healthy returns an error if a stream is open and the server has not answered it for
+// some seconds. Safe to call from any goroutine.
+func (s *Source) Healthy() error {
+	last := s.contact.Load()
+	if quiet := time.Since(time.Unix(0, last)); last != 0 && quiet > maxQuiet {
+		return fmt.Errorf("postgres: no answer for %s", quiet.Round(time.Second))
+	}
+	return nil
+}
 
 // Open implements [cdc.Source].
 func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {

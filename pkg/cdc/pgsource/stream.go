@@ -79,6 +79,7 @@ func (st *Stream) Close() error {
 	closeConn(st.repl.Load().conn)
 	closeConn(st.control.PgConn())
 	st.src.metrics.connected.Set(0)
+	st.src.contact.Store(0)
 	return nil
 }
 
@@ -252,6 +253,7 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 	if err != nil {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
+	st.src.contact.Store(time.Now().UnixNano())
 	if slot != nil {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
