@@ -48,6 +48,7 @@ const (
 func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.conn.Copy()
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -86,7 +87,8 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	cfg := s.conn.Config.Copy()
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
 	for name, value := range map[string]string{
-		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
+		"client_encoding": "UTF8", // what the server converts text to, whatever the database's own is
+		"datestyle":       "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
 		"client_min_messages": "warning", // from 18 on a warning says that a publication is not there
 	} {
 		cfg.RuntimeParams[name] = value

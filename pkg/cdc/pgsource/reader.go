@@ -62,8 +62,12 @@ func (st *Stream) read(ctx context.Context, h cdc.Handler) error {
 }
 
 const (
-	codeUndefinedObject              = "42704"
-	codeObjectNotInPrerequisiteState = "55000"
+	codeUndefinedObject = "42704"
+
+	// skippingRoutine is where a server from 18 on warns that it leaves changes
+	// out since there was no publication yet (pgoutput.c). The code of the warning
+	// has other uses, and its text is translated.
+	skippingRoutine = "LoadPublications"
 )
 
 // receive returns the next message, or the error that it is. With any other
@@ -82,12 +86,23 @@ func (st *Stream) receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) 
 		}
 		return nil, err
 	case *pgproto3.NoticeResponse:
-		// From 18 on the server leaves the changes out, and only warns.
-		if m.Code == codeObjectNotInPrerequisiteState && m.SeverityUnlocalized == "WARNING" {
+		if m.Routine == skippingRoutine {
 			return nil, st.refuseGap(fmt.Errorf("receive: the server warns: %s", m.Message))
 		}
+		st.logNotice(m)
 	}
 	return msg, nil
+}
+
+// noticeInterval is the least time between two lines about what the server warns of:
+// it may repeat itself every second.
+const noticeInterval = time.Minute
+
+func (st *Stream) logNotice(m *pgproto3.NoticeResponse) {
+	if now := time.Now(); now.Sub(st.src.noticed) > noticeInterval {
+		st.src.noticed = now
+		st.cfg.Logger.Warn("the server warns", "message", m.Message, "detail", m.Detail, "hint", m.Hint)
+	}
 }
 
 // refuseGap is for WAL that was written when there was no such publication: what

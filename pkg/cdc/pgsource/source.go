@@ -136,9 +136,10 @@ func (c Config) validate() error {
 
 // Source opens streams of one slot. It implements [cdc.Source].
 type Source struct {
-	cfg     Config
-	conn    *pgx.ConnConfig
-	metrics *metrics
+	cfg        Config
+	conn       *pgx.ConnConfig
+	metrics    *metrics
+	stallLimit time.Duration // shorter in tests
 
 	// Owned by Open and by the stream that it returned, of which there is one
 	// at a time.
@@ -148,6 +149,7 @@ type Source struct {
 	streamNext bool            // the next stream must not begin with a pull
 	warned     map[uint32]bool // tables that were warned of
 	filtered   bool            // a row filter was warned of
+	noticed    time.Time       // when the server's warning was last logged
 
 	standby atomic.Bool
 	contact atomic.Int64 // when the server last answered an open stream, in Unix ns; zero while there is none
@@ -163,7 +165,7 @@ func New(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[uint32]bool{}}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[uint32]bool{}, stallLimit: stallLimit}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.
@@ -290,7 +292,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		st.confirmed.Store(uint64(slot.ConfirmedFlush))
 	}
 	st.binary = binary && !s.textOnly
-	st.backlog.above = cdc.LSN(max(0, s.cfg.PullAbove))
+	st.backlog.above, st.backlog.limit = cdc.LSN(max(0, s.cfg.PullAbove)), s.stallLimit
 	if a := st.backlog.above; a > 0 && server.LSN > start && server.LSN-start > a && !s.streamNext {
 		st.backlog.behind.Store(true)
 	}

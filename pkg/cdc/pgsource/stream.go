@@ -99,10 +99,14 @@ func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
 		return st.interrupt()
 	})
 	g.Go(func() error {
-		if err := st.flow(hctx, h); hctx.Err() == nil {
+		err := st.flow(hctx, h)
+		select {
+		case <-st.stopped: // what the handler says from then on is no failure
+		case <-hctx.Done():
+		default:
 			return err
 		}
-		<-gctx.Done() // stopped: the connection is kept alive until then
+		<-gctx.Done() // the connection is kept alive until then
 		return nil
 	})
 	g.Go(func() error { return st.keepAlive(gctx) })
