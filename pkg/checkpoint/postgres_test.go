@@ -217,3 +217,21 @@ func testPostgresErrors(t *testing.T, db envtest.Database) {
 		t.Errorf("Load() after Close = %v, want %v", err, errClosed)
 	}
 }
+
+// A server that has frozen is not waited for without end, though the caller has
+// set no limit.
+func testPostgresFrozen(t *testing.T, db envtest.Database) {
+	w := new(wire)
+	p := openPostgres(t, db.DSN, "frozen")
+	w.attach(p.session)
+	mustAcquire(t, p)
+	p.session.limit = 50 * time.Millisecond
+	w.set(silence)
+	_, lerr := p.Load(t.Context()) // on the connection there is
+	_, aerr := p.Acquire(t.Context())
+	for i, err := range []error{lerr, aerr, p.Save(t.Context(), at(1))} {
+		if !errors.Is(err, errNoAnswer) {
+			t.Errorf("call %d: %v, want no answer", i, err)
+		}
+	}
+}

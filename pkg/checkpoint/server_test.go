@@ -21,6 +21,7 @@ var serverTests = map[string]func(t *testing.T, db envtest.Database){
 	"PostgresReconnects":   testPostgresReconnects,
 	"PostgresRights":       testPostgresRights,
 	"PostgresRowLocked":    testPostgresRowLocked,
+	"PostgresFrozen":       testPostgresFrozen,
 	"PostgresSettings":     testPostgresSettings,
 	"PostgresSlots":        testPostgresSlots,
 	"Slot":                 testSlot,
