@@ -188,6 +188,19 @@ func (s *Source) Healthy() error {
 
 // Open implements [cdc.Source].
 func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
+	stream, err := s.open(ctx, position)
+	var refused *cdc.RefusedError
+	switch {
+	case err == nil:
+		s.metrics.opened()
+		return stream, nil
+	case ctx.Err() == nil && !errors.As(err, &refused):
+		s.metrics.retries.Inc()
+	}
+	return nil, err
+}
+
+func (s *Source) open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (*Stream, error) {
 	control, err := s.openControl(ctx)
 	if err != nil {
 		return nil, err
@@ -197,7 +210,6 @@ func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Po
 		closeConn(control.PgConn())
 		return nil, err
 	}
-	s.metrics.opened()
 	return stream, nil
 }
 
