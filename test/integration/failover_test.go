@@ -33,7 +33,7 @@ func newPair(t *testing.T, guarded bool) *pair {
 	db := envtest.Database{Name: "postgres", DSN: primary.DSN()}
 	s := newStage(t, db, envtest.Kafka(t).Addrs())
 	p := &pair{s, primary, standby}
-	p.set("POSTGRES_DSN=" + bothHosts(t, primary, standby))
+	p.set("POSTGRES_DSN=" + bothHosts(t, s.slot, primary, standby))
 	return p
 }
 
@@ -51,7 +51,7 @@ func exec(t *testing.T, s *testenv.PostgresServer, sql string) {
 
 // bothHosts returns a DSN that lists the two, the standby first: which can be written
 // to is found out.
-func bothHosts(t *testing.T, primary, standby *testenv.PostgresServer) string {
+func bothHosts(t *testing.T, role string, primary, standby *testenv.PostgresServer) string {
 	t.Helper()
 	a, err := pgx.ParseConfig(primary.DSN())
 	if err != nil {
@@ -61,7 +61,7 @@ func bothHosts(t *testing.T, primary, standby *testenv.PostgresServer) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("postgres://%s:%s@127.0.0.1:%d,127.0.0.1:%d/postgres?sslmode=disable", a.User, a.Password, b.Port, a.Port)
+	return fmt.Sprintf("postgres://%s:x@127.0.0.1:%d,127.0.0.1:%d/postgres?sslmode=disable", role, b.Port, a.Port)
 }
 
 // slotCopied writes the first events until the standby has a usable copy of the slot: it
