@@ -240,9 +240,10 @@ func cutKeywordValue(s string) (value, rest string, err error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
-		case c == '\\' && i+1 < len(s):
-			i++
-			b.WriteByte(s[i])
+		case c == '\\':
+			if i++; i < len(s) {
+				b.WriteByte(s[i])
+			} // one at the very end means nothing
 		case quoted && c == '\'':
 			return b.String(), s[i+1:], nil
 		case !quoted && strings.IndexByte(" \t\r\n\v\f", c) >= 0:
