@@ -1,0 +1,192 @@
+package crash
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// TestCrash breaks walpost between a real Postgres and a real Kafka.
+func TestCrash(t *testing.T) {
+	runBlocks(t, *faultCount, true, slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
+		checkpointFaults, tableFaults, spillFaults))
+}
+
+// TestCrashBroker breaks an in-process broker, in ways that a single real one
+// cannot be made to show.
+func TestCrashBroker(t *testing.T) {
+	runBlocks(t, max(1, *faultCount/5), false, slices.Concat(fakeFaults, processFaults, networkFaults(pgSide)))
+}
+
+func runBlocks(t *testing.T, n int, real bool, faults []fault) {
+	seed := cmp.Or(*seedFlag, uint64(time.Now().UnixNano()))
+	if faults = only(t, faults); len(faults) == 0 {
+		t.Skip("no fault is called " + *onlyFaults)
+	}
+	fmt.Printf("seed %d\n", seed)
+	for block := *firstBlock; n > 0; block++ {
+		size := min(n, blockSize)
+		n -= size
+		t.Run(fmt.Sprintf("block%d", block), func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					fmt.Printf("failed: again with -run %s -seed %d -block %d -faults %d\n", t.Name(), seed, block, size)
+				}
+			}()
+			runBlock(t, newStage(t, seed, block, real), size, faults)
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// recovery is how long a fault's end was from the first event that was written
+// after it and came to Kafka.
+type recovery struct {
+	fault string
+	took  time.Duration
+}
+
+func runBlock(t *testing.T, s *stage, n int, faults []fault) {
+	begun := time.Now()
+	end := s.begin()
+	var starts []time.Time
+	var recoveries []recovery
+	for i, p := range plan(faults, n, s.random(faultStream)) {
+		s.waitFor(p.moment)
+		starts = append(starts, time.Now())
+		s.over = time.Time{}
+		if err := p.run(t.Context(), s, rand.New(rand.NewPCG(p.seed, 0))); err != nil {
+			s.problem("fault %d, %s: %v", i+1, p.name, err)
+		}
+		s.ended()
+		took, note := s.recover(p), ""
+		if took > 0 {
+			recoveries = append(recoveries, recovery{p.name, took})
+			note = fmt.Sprintf(", recovered in %.2f s", took.Seconds())
+		}
+		t.Logf("fault %d of %d: %s, over after %.2f s%s", i+1, n, p.name, s.over.Sub(starts[i]).Seconds(), note)
+		if len(s.problems) > 5 || t.Context().Err() != nil {
+			break
+		}
+	}
+	end()
+	v := judge(s.ledger, s.sampler.samples, s.reasons, starts)
+	report(t, s, v, len(starts), recoveries, time.Since(begun))
+}
+
+// waitFor waits for a fault's moment, which must come soon.
+func (s *stage) waitFor(m moment) {
+	limit := time.Now().Add(3 * time.Second)
+	if m.inside {
+		select {
+		case <-s.writer.large: // an old one
+		default:
+		}
+		select {
+		case <-s.writer.large:
+		case <-time.After(time.Until(limit)):
+		}
+	} else {
+		from := s.ledger.committed()
+		_ = s.until(time.Until(limit), "events", func() bool { return s.ledger.committed() >= from+m.events })
+	}
+	<-time.After(m.delay) // the moment is the test
+}
+
+// ended says that the fault is over.
+func (s *stage) ended() {
+	if s.over.IsZero() {
+		s.over = time.Now()
+	}
+}
+
+// maxRecovery is how long it may take until walpost works again.
+const maxRecovery = 60 * time.Second
+
+// recover waits until an event that was written after the fault is in Kafka, and
+// returns how long after the fault's end that was. It returns 0 if the next fault
+// is to come sooner than that.
+func (s *stage) recover(p planned) time.Duration {
+	s.alive()
+	if p.hasty {
+		return 0
+	}
+	var ev *event
+	if err := s.until(maxRecovery, "the writer can write", func() bool {
+		var err error
+		ev, err = s.mark()
+		return err == nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	err := s.until(maxRecovery, "recovery from "+p.name, func() bool {
+		s.alive()
+		_, ok := s.ledger.seen(ev)
+		return ok
+	})
+	if err != nil {
+		s.problem("%v; the log ends:\n%s", err, tail(s.main.Log()))
+		if err := s.kill(s.main); err != nil {
+			s.t.Fatal(err)
+		}
+		s.restart()
+		return 0
+	}
+	at, _ := s.ledger.seen(ev)
+	return max(time.Millisecond, at.Sub(s.over))
+}
+
+// mark writes one event.
+func (s *stage) mark() (*event, error) {
+	var ev *event
+	err := s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+		err := t.insert(ctx, "outbox", t.rows(1, t.own))
+		ev = t.tx.events[0]
+		return err
+	})
+	return ev, err
+}
+
+// finish waits until all is in Kafka, and stops walpost.
+func (s *stage) finish() {
+	s.alive()
+	ev, err := s.mark()
+	if err != nil {
+		s.t.Fatalf("write the last event: %v", err)
+	}
+	_ = s.until(2*maxRecovery, "all in Kafka", func() bool {
+		if _, ok := s.ledger.seen(ev); !ok {
+			return false
+		}
+		_, missing := s.ledger.counts()
+		return missing == 0
+	}) // what is missing then is lost
+	if err := s.stop(s.main); err != nil {
+		s.problem("last stop: %v", err)
+	}
+	<-time.After(10 * sampleInterval) // the reader may still find a repeat
+}
+
+// recovered waits until an event that is written now is in Kafka, for a fault that
+// needs to know what came before it.
+func (s *stage) recovered() error {
+	var ev *event
+	if err := s.until(maxRecovery, "the writer can write", func() bool {
+		var err error
+		ev, err = s.mark()
+		return err == nil
+	}); err != nil {
+		return err
+	}
+	return s.until(maxRecovery, "recovery from the fault before", func() bool {
+		s.alive()
+		_, ok := s.ledger.seen(ev)
+		return ok
+	})
+}

@@ -1,0 +1,104 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"syscall"
+	"time"
+)
+
+// processFaults hit walpost itself.
+var processFaults = []fault{
+	{"kill -9", 12, killed},
+	{"kill -9 while starting", 4, killedWhileStarting},
+	{"SIGTERM", 12, stopped},
+	{"SIGSTOP for a moment", 4, frozen},
+	{"kill -9 beside a standby", 3, killedBesideStandby},
+	{"SIGTERM beside a standby", 3, stoppedBesideStandby},
+	{"SIGSTOP until a standby takes over", 2, replaced},
+}
+
+func killed(_ context.Context, s *stage, _ *rand.Rand) error {
+	s.ended()
+	err := s.kill(s.main)
+	s.restart()
+	return err
+}
+
+func killedWhileStarting(_ context.Context, s *stage, r *rand.Rand) error {
+	for range 1 + r.IntN(3) {
+		if err := s.kill(s.main); err != nil {
+			return err
+		}
+		s.restart()
+		<-time.After(between(r, 0, 500*time.Millisecond)) // somewhere in its start
+	}
+	return killed(nil, s, r)
+}
+
+func stopped(_ context.Context, s *stage, _ *rand.Rand) error {
+	s.ended()
+	err := s.stop(s.main)
+	s.restart()
+	return err
+}
+
+func frozen(_ context.Context, s *stage, r *rand.Rand) error {
+	s.main.Signal(syscall.SIGSTOP)
+	<-time.After(between(r, 50*time.Millisecond, 900*time.Millisecond)) // frozen meanwhile
+	s.main.Signal(syscall.SIGCONT)
+	return nil
+}
+
+func killedBesideStandby(_ context.Context, s *stage, _ *rand.Rand) error {
+	next, err := s.standby()
+	if err != nil {
+		return err
+	}
+	s.over = time.Time{}
+	s.ended()
+	err = s.kill(s.main)
+	s.main = next
+	return err
+}
+
+func stoppedBesideStandby(_ context.Context, s *stage, _ *rand.Rand) error {
+	next, err := s.standby()
+	if err != nil {
+		return err
+	}
+	s.ended()
+	err = s.stop(s.main)
+	s.main = next
+	return err
+}
+
+// replaced freezes the owner until the server has ended its sessions and the
+// standby owns the slot, then lets it go on: it must find out and stand by.
+func replaced(_ context.Context, s *stage, _ *rand.Rand) error {
+	next, err := s.standby()
+	if err != nil {
+		return err
+	}
+	before, err := s.checkpoint()
+	if err != nil {
+		return err
+	}
+	old, begun := s.main, time.Now()
+	old.Signal(syscall.SIGSTOP)
+	err = s.until(4*senderTimeout, "a standby takes over from a frozen owner", func() bool {
+		now, err := s.checkpoint()
+		return err == nil && now.epoch > before.epoch
+	})
+	old.Signal(syscall.SIGCONT)
+	if err != nil {
+		s.reasons = append(s.reasons, interruption{why: "take-over", from: begun, until: time.Now().Add(senderTimeout), saved: before.saved})
+		return fmt.Errorf("%w; its log ends:\n%s", err, tail(next.Log()))
+	}
+	s.ended()
+	s.main = next
+	err = s.stop(old)
+	s.reasons = append(s.reasons, interruption{why: "take-over", from: begun, until: time.Now(), saved: before.saved})
+	return err
+}

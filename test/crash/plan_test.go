@@ -1,0 +1,91 @@
+package crash
+
+import (
+	"context"
+	"math/rand/v2"
+	"regexp"
+	"testing"
+	"time"
+)
+
+// fault is one way to break something. What run draws from r is the same in each
+// run of a seed. Run returns when the fault is over, and calls stage.ended at the
+// moment from which on recovery counts, if that is earlier. An error says that
+// walpost, or a server, did not do what it must.
+type fault struct {
+	name   string
+	weight int // how often it is drawn; 0 on a machine that cannot do it
+	run    func(ctx context.Context, s *stage, r *rand.Rand) error
+}
+
+// moment says when a fault comes: after so many more events, and after the commit
+// of a large transaction if inside is set, which is then being published.
+type moment struct {
+	events int
+	inside bool
+	delay  time.Duration
+	hasty  bool // do not wait for the recovery from the fault before
+}
+
+// planned is one fault of a plan.
+type planned struct {
+	fault
+	moment
+	seed uint64
+}
+
+// plan draws n faults: one of each kind while there is room, the rest by weight.
+func plan(faults []fault, n int, r *rand.Rand) []planned {
+	var kinds, drawn []fault
+	total := 0
+	for _, f := range faults {
+		if f.weight > 0 {
+			kinds = append(kinds, f)
+			total += f.weight
+		}
+	}
+	if n >= 2*len(kinds) {
+		drawn = append(drawn, kinds...)
+	}
+	for len(drawn) < n {
+		at := r.IntN(total)
+		for _, f := range kinds {
+			if at -= f.weight; at < 0 {
+				drawn = append(drawn, f)
+				break
+			}
+		}
+	}
+	r.Shuffle(len(drawn), func(i, j int) { drawn[i], drawn[j] = drawn[j], drawn[i] })
+	all := make([]planned, n)
+	for i, f := range drawn {
+		all[i] = planned{fault: f, seed: r.Uint64(), moment: moment{
+			events: r.IntN(300), inside: r.IntN(3) == 0, delay: time.Duration(r.IntN(60)) * time.Millisecond, hasty: r.IntN(8) == 0,
+		}}
+	}
+	return all
+}
+
+// only leaves the faults whose names match the flag.
+func only(t *testing.T, faults []fault) []fault {
+	t.Helper()
+	re, err := regexp.Compile(*onlyFaults)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept []fault
+	for _, f := range faults {
+		if re.MatchString(f.name) {
+			kept = append(kept, f)
+		}
+	}
+	return kept
+}
+
+// between draws a duration.
+func between(r *rand.Rand, low, high time.Duration) time.Duration {
+	return low + time.Duration(r.Int64N(int64(high-low)))
+}
+
+// one draws one of them.
+func one[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }
