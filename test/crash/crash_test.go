@@ -8,6 +8,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
@@ -57,10 +59,12 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 	end := s.begin()
 	var starts []time.Time
 	var recoveries []recovery
+	kinds := map[string]int{}
 	for i, p := range plan(faults, n, s.random(faultStream)) {
 		s.waitFor(p.moment)
 		starts = append(starts, time.Now())
 		s.over = time.Time{}
+		kinds[p.name]++
 		if err := p.run(t.Context(), s, rand.New(rand.NewPCG(p.seed, 0))); err != nil {
 			s.problem("fault %d, %s: %v", i+1, p.name, err)
 		}
@@ -77,24 +81,23 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 	}
 	end()
 	v := judge(s.ledger, s.sampler.samples, s.reasons, starts)
-	report(t, s, v, len(starts), recoveries, time.Since(begun))
+	report(t, s, v, kinds, recoveries, time.Since(begun))
 }
 
 // waitFor waits for a fault's moment, which must come soon.
 func (s *stage) waitFor(m moment) {
-	limit := time.Now().Add(3 * time.Second)
-	if m.inside {
-		select {
-		case <-s.writer.large: // an old one
-		default:
-		}
-		select {
-		case <-s.writer.large:
-		case <-time.After(time.Until(limit)):
-		}
+	if m.large > 0 {
+		_ = s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+			for left := m.large; left > 0; left -= 1000 {
+				if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}) // the server may be away after the fault before
 	} else {
 		from := s.ledger.committed()
-		_ = s.until(time.Until(limit), "events", func() bool { return s.ledger.committed() >= from+m.events })
+		_ = s.until(3*time.Second, "events", func() bool { return s.ledger.committed() >= from+m.events })
 	}
 	<-time.After(m.delay) // the moment is the test
 }
@@ -170,7 +173,16 @@ func (s *stage) finish() {
 	if err := s.stop(s.main); err != nil {
 		s.problem("last stop: %v", err)
 	}
-	<-time.After(10 * sampleInterval) // the reader may still find a repeat
+	in, err := harness.Count(s.t.Context(), s.brokers, s.ledger.topics...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.until(30*time.Second, fmt.Sprintf("read all of %d records", in), func() bool { return s.ledger.records() >= in }); err != nil {
+		s.t.Fatal(err)
+	}
+	if read := s.ledger.records(); read > in {
+		s.problem("Kafka holds %d records, after %d had been read: it has lost some", in, read)
+	}
 }
 
 // recovered waits until an event that is written now is in Kafka, for a fault that

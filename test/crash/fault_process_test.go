@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -56,7 +57,6 @@ func killedBesideStandby(_ context.Context, s *stage, _ *rand.Rand) error {
 	if err != nil {
 		return err
 	}
-	s.over = time.Time{}
 	s.ended()
 	err = s.kill(s.main)
 	s.main = next
@@ -98,7 +98,19 @@ func replaced(_ context.Context, s *stage, _ *rand.Rand) error {
 	}
 	s.ended()
 	s.main = next
-	err = s.stop(old)
+	err = s.stopReplaced(old)
 	s.reasons = append(s.reasons, interruption{why: "take-over", from: begun, until: time.Now(), saved: before.saved})
+	return err
+}
+
+// stopReplaced stops an instance that has lost the slot. It may not have found out
+// yet, and then says that it could not save.
+func (s *stage) stopReplaced(i *instance) error {
+	i.asked = true
+	stop(i)
+	code, err := s.await(i, 30*time.Second)
+	if err == nil && code != 0 && !strings.Contains(i.Log(), "owned by another process") {
+		err = fmt.Errorf("%s: exit %d after SIGTERM; its log ends:\n%s", i.name, code, tail(i.Log()))
+	}
 	return err
 }

@@ -3,6 +3,7 @@ package crash
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -75,13 +76,22 @@ func (s *stage) waitReady(i *instance) {
 	}
 }
 
-// standby starts an instance that waits for the slot.
+// standby starts an instance that waits for the slot while the main one owns it.
 func (s *stage) standby() (*instance, error) {
+	if err := s.recovered(); err != nil {
+		return nil, err
+	}
 	i := s.start()
-	return i, s.until(20*time.Second, i.name+" as standby", func() bool {
+	err := s.until(20*time.Second, i.name+" as standby", func() bool {
 		code, word := harness.Ready(s.t.Context(), i.admin)
 		return code == 200 && word == "standby"
 	})
+	if err != nil {
+		_, word := harness.Ready(s.t.Context(), i.admin)
+		err = fmt.Errorf("%w; it says %q, and its log ends:\n%s\nthat of the owner:\n%s", err, word, tail(i.Log()), tail(s.main.Log()))
+		return nil, errors.Join(err, s.kill(i))
+	}
+	return i, nil
 }
 
 // await waits for the end of an instance that was asked to end.

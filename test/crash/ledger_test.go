@@ -69,7 +69,7 @@ type ledger struct {
 	events   map[uuid.UUID]*event
 	pending  map[uuid.UUID]*event // in a commit under way
 	repeats  []repeat
-	records  int
+	ends     []int64 // by partition of all topics, counted through: what was read
 	wrong    map[string]int // records by what is wrong with them
 	examples []string
 }
@@ -81,8 +81,8 @@ const (
 	reordered  = "reordered"
 	changed    = "changed"
 	misplaced  = "misplaced"
-	early      = "saved early"      // before it was in Kafka
-	ahead      = "confirmed early"  // before it was saved
+	early      = "saved early"     // before it was in Kafka
+	ahead      = "confirmed early" // before it was saved
 	unexpected = "repeated for no reason"
 )
 
@@ -90,6 +90,7 @@ func newLedger(topics []string, partitions int32) *ledger {
 	return &ledger{
 		topics: topics, partitions: partitions,
 		events: map[uuid.UUID]*event{}, pending: map[uuid.UUID]*event{}, wrong: map[string]int{},
+		ends: make([]int64, len(topics)*int(partitions)),
 	}
 }
 
@@ -133,7 +134,8 @@ func (l *ledger) fault(what, format string, args ...any) {
 	}
 }
 
-// record takes a record from Kafka, in order within its partition.
+// record takes a record from Kafka, in order within its partition. One that it has
+// had is left out: a consumer may go back when a leader moves.
 func (l *ledger) record(rec *kgo.Record) {
 	at := rec.Timestamp.UnixMilli()
 	if rec.Attrs.TimestampType() != 1 { // not the broker's append time
@@ -141,7 +143,11 @@ func (l *ledger) record(rec *kgo.Record) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.records++
+	partition := l.index(rec)
+	if rec.Offset < l.ends[partition] {
+		return
+	}
+	l.ends[partition] = rec.Offset + 1
 	id, ev := l.find(rec)
 	if ev == nil {
 		l.fault(invented, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
@@ -152,7 +158,7 @@ func (l *ledger) record(rec *kgo.Record) {
 		l.repeats = append(l.repeats, repeat{id: id, ev: ev, at: at})
 		return
 	}
-	ev.at, ev.partition, ev.offset = at, l.index(rec), rec.Offset
+	ev.at, ev.partition, ev.offset = at, partition, rec.Offset
 	ev.tx.left--
 	ev.tx.last = max(ev.tx.last, at)
 	if ev.key.last > ev.seq {
@@ -233,6 +239,16 @@ func (l *ledger) counts() (committed, missing int) {
 		}
 	}
 	return len(l.events), missing
+}
+
+// records returns how many records were read of all topics.
+func (l *ledger) records() (n int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, end := range l.ends {
+		n += end
+	}
+	return n
 }
 
 // committed returns how many events are.

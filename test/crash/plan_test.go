@@ -18,11 +18,11 @@ type fault struct {
 	run    func(ctx context.Context, s *stage, r *rand.Rand) error
 }
 
-// moment says when a fault comes: after so many more events, and after the commit
-// of a large transaction if inside is set, which is then being published.
+// moment says when a fault comes: after so many more events, or after the commit
+// of a large transaction, which is then being published, and some time after that.
 type moment struct {
 	events int
-	inside bool
+	large  int // rows of the transaction; 0 for none
 	delay  time.Duration
 	hasty  bool // do not wait for the recovery from the fault before
 }
@@ -60,8 +60,11 @@ func plan(faults []fault, n int, r *rand.Rand) []planned {
 	all := make([]planned, n)
 	for i, f := range drawn {
 		all[i] = planned{fault: f, seed: r.Uint64(), moment: moment{
-			events: r.IntN(300), inside: r.IntN(3) == 0, delay: time.Duration(r.IntN(60)) * time.Millisecond, hasty: r.IntN(8) == 0,
+			events: r.IntN(300), delay: time.Duration(r.IntN(60)) * time.Millisecond, hasty: r.IntN(8) == 0,
 		}}
+		if r.IntN(3) == 0 {
+			all[i].large = 2000 + r.IntN(8000)
+		}
 	}
 	return all
 }

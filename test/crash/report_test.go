@@ -18,7 +18,11 @@ const (
 )
 
 // report prints a block's figures and fails the test for whatever is wrong.
-func report(t *testing.T, s *stage, v verdict, faults int, recoveries []recovery, took time.Duration) {
+func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries []recovery, took time.Duration) {
+	faults := 0
+	for _, n := range kinds {
+		faults += n
+	}
 	mode := "real servers"
 	if s.fake != nil {
 		mode = "in-process broker"
@@ -35,8 +39,8 @@ func report(t *testing.T, s *stage, v verdict, faults int, recoveries []recovery
 		mode, s.seed, s.n, v.repeated, v.wrong[unexpected], v.wrong[early], v.wrong[ahead], s.sampler.looks)
 	fmt.Printf("FIGURES crash, %s, seed %d block %d: peak RSS %.0f MiB, longest recovery %.2f s (%s), instances %d, problems %d\n",
 		mode, s.seed, s.n, float64(s.peakRSS())/(1<<20), longest.took.Seconds(), longest.fault, len(s.instances), len(s.problems))
-	for _, line := range byKind(recoveries) {
-		fmt.Printf("FIGURES crash, %s, recovery: %s\n", mode, line)
+	for _, line := range byKind(kinds, recoveries) {
+		fmt.Printf("FIGURES crash, %s, %s\n", mode, line)
 	}
 	for _, what := range slices.Sorted(maps.Keys(v.wrong)) {
 		t.Errorf("%s: %d", what, v.wrong[what])
@@ -58,17 +62,20 @@ func minimum(t *testing.T, what string, got int, want float64) {
 }
 
 // byKind returns a line for each kind of fault: how often, and the median and the
-// longest recovery.
-func byKind(recoveries []recovery) []string {
-	kinds := map[string][]time.Duration{}
+// longest recovery of those that another fault did not follow at once.
+func byKind(kinds map[string]int, recoveries []recovery) []string {
+	took := map[string][]time.Duration{}
 	for _, r := range recoveries {
-		kinds[r.fault] = append(kinds[r.fault], r.took)
+		took[r.fault] = append(took[r.fault], r.took)
 	}
 	var lines []string
 	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
-		all := kinds[kind]
-		slices.Sort(all)
-		lines = append(lines, fmt.Sprintf("%s %d times, median %.2f s, longest %.2f s", kind, len(all), all[len(all)/2].Seconds(), all[len(all)-1].Seconds()))
+		line := fmt.Sprintf("fault %s: %d times", kind, kinds[kind])
+		if all := took[kind]; len(all) > 0 {
+			slices.Sort(all)
+			line += fmt.Sprintf(", recovery median %.2f s, longest %.2f s", all[len(all)/2].Seconds(), all[len(all)-1].Seconds())
+		}
+		lines = append(lines, line)
 	}
 	return lines
 }

@@ -84,7 +84,7 @@ func mixed(ctx context.Context, s *session) (time.Duration, error) {
 			}
 			pick = func() *key { return k }
 		}
-		if err := t.insert(ctx, t.table(), t.rows(1+s.rng.IntN(20), pick)); err != nil {
+		if err := t.insert(ctx, t.table(), t.rows(1+s.rng.IntN(10), pick)); err != nil {
 			return err
 		}
 		if err := t.alter(ctx); err != nil {
@@ -172,13 +172,7 @@ func large(ctx context.Context, s *session) (time.Duration, error) {
 		}
 		return nil
 	})
-	if err == nil {
-		select {
-		case s.w.large <- struct{}{}:
-		default: // nobody waits for it
-		}
-	}
-	return s.between(300*time.Millisecond, 2*time.Second), err
+	return s.between(300*time.Millisecond, 4*time.Second), err
 }
 
 // rolledBack writes rows in a savepoint, in half of the cases with another inside

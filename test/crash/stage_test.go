@@ -237,4 +237,3 @@ func (s *stage) terminate(where string, args ...any) (n int, err error) {
 	err = conn.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "+where, args...).Scan(&n)
 	return n, err
 }
-

@@ -43,7 +43,6 @@ func (i interruption) explains(r repeat) bool {
 // verdict is what a block has shown.
 type verdict struct {
 	events   int
-	records  int
 	repeated int // explained
 	wrong    map[string]int
 	examples []string
@@ -75,7 +74,7 @@ func judge(l *ledger, samples []sample, reasons []interruption, faults []time.Ti
 		}
 		l.fault(unexpected, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, clock(r.ev.at), clock(r.at))
 	}
-	v := verdict{events: len(l.events), records: l.records, repeated: explained, wrong: l.wrong, examples: l.examples}
+	v := verdict{events: len(l.events), repeated: explained, wrong: l.wrong, examples: l.examples}
 	for _, h := range hit {
 		if h {
 			v.inFlight++

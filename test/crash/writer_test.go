@@ -26,13 +26,12 @@ const eventType = "Changed"
 type writer struct {
 	dsn    string
 	ledger *ledger
-	shared []*key        // of all sessions, each locked while it is written
-	lane   atomic.Int64  // the partition of outbox_parts that takes rows
-	large  chan struct{} // receives a value when a large transaction was committed
+	shared []*key       // of all sessions, each locked while it is written
+	lane   atomic.Int64 // the partition of outbox_parts that takes rows
 }
 
 func newWriter(dsn string, l *ledger) *writer {
-	w := &writer{dsn: dsn, ledger: l, large: make(chan struct{}, 1)}
+	w := &writer{dsn: dsn, ledger: l}
 	for i := range 8 {
 		w.shared = append(w.shared, &key{name: fmt.Sprintf("shared-%d", i), route: strconv.Itoa(i % 2)})
 	}
