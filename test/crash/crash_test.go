@@ -70,6 +70,9 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 		}
 		s.ended()
 		took, note := s.recover(p), ""
+		if took > slowRecovery {
+			t.Logf("slow recovery from %s; the log ends:\n%s", p.name, tail(s.main.Log()))
+		}
 		if took > 0 {
 			recoveries = append(recoveries, recovery{p.name, took})
 			note = fmt.Sprintf(", recovered in %.2f s", took.Seconds())
@@ -109,8 +112,13 @@ func (s *stage) ended() {
 	}
 }
 
-// maxRecovery is how long it may take until walpost works again.
-const maxRecovery = 60 * time.Second
+const (
+	// maxRecovery is how long it may take until walpost works again.
+	maxRecovery = 60 * time.Second
+
+	// slowRecovery is from when on the log is shown.
+	slowRecovery = 2 * time.Second
+)
 
 // recover waits until an event that was written after the fault is in Kafka, and
 // returns how long after the fault's end that was. It returns 0 if the next fault

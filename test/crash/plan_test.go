@@ -63,7 +63,7 @@ func plan(faults []fault, n int, r *rand.Rand) []planned {
 			events: r.IntN(300), delay: time.Duration(r.IntN(60)) * time.Millisecond, hasty: r.IntN(8) == 0,
 		}}
 		if r.IntN(3) == 0 {
-			all[i].large = 2000 + r.IntN(8000)
+			all[i].large = 1500 + r.IntN(4000)
 		}
 	}
 	return all

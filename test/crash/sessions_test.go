@@ -127,7 +127,7 @@ func batches(ctx context.Context, s *session) (time.Duration, error) {
 		}))
 		return err
 	})
-	return s.between(500*time.Millisecond, 3*time.Second), err
+	return s.between(time.Second, 4*time.Second), err
 }
 
 // overlapping keeps a small transaction open while others commit.

@@ -67,7 +67,8 @@ const (
 )
 
 // setupSQL makes two outboxes of one shape, one of them partitioned, a table that
-// is published and no outbox, and one that is neither.
+// is published and no outbox, one that is neither, and one with a row for each
+// transaction of the writer.
 const setupSQL = `
 	CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
 		payload text, seq bigint NOT NULL, lane int, at timestamptz NOT NULL DEFAULT clock_timestamp());
@@ -76,6 +77,7 @@ const setupSQL = `
 	CREATE TABLE outbox_parts_0 PARTITION OF outbox_parts FOR VALUES IN (0);
 	CREATE TABLE other (id uuid, aggregatetype text, aggregateid text, type text, payload text, seq bigint);
 	CREATE TABLE busy (n bigint, note text);
+	CREATE TABLE written (name text PRIMARY KEY);
 	CREATE PUBLICATION walpost FOR TABLE outbox, outbox_parts, other WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = %t)`
 
 // newStage starts a block's servers. Its table's shape comes from the seed.

@@ -112,7 +112,8 @@ func (s *session) write(ctx context.Context, fn func(ctx context.Context, t *txn
 	var xid, before string
 	err = fn(ctx, t)
 	if err == nil {
-		err = conn.QueryRow(ctx, "SELECT pg_current_xact_id()::text, pg_current_wal_insert_lsn()::text").Scan(&xid, &before)
+		err = conn.QueryRow(ctx, "INSERT INTO written VALUES ($1) RETURNING pg_current_xact_id()::text, pg_current_wal_insert_lsn()::text", t.name()).
+			Scan(&xid, &before)
 	}
 	if err != nil {
 		t.takeBack()
@@ -175,22 +176,29 @@ func (t *txn) takeBack() {
 	}
 }
 
-// outcome asks until the transaction is no longer in progress: its server process
-// may still be committing.
-func (s *session) outcome(ctx context.Context, xid string) (committed bool, after string, err error) {
+// name is what the transaction writes into the table written.
+func (t *txn) name() string { return t.ids[0].String() }
+
+// outcome finds out whether the transaction has left its row in the table written,
+// once its server process, which may still be committing, is done. The status of
+// its number alone does not say it: after a crash the number may be another's.
+func (t *txn) outcome(ctx context.Context, xid string) (committed bool, after string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
 	for {
 		var status string
-		conn, err := s.connect(ctx)
+		conn, err := t.connect(ctx)
 		if err == nil {
-			err = conn.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8), pg_current_wal_lsn()::text", xid).Scan(&status, &after)
-			_ = s.broken(err)
+			err = conn.QueryRow(ctx, "SELECT pg_xact_status($1::text::xid8)", xid).Scan(&status)
+			_ = t.broken(err)
 		}
 		if err == nil && status != "in progress" {
-			return status == "committed", after, nil
+			err = conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM written WHERE name = $1), pg_current_wal_lsn()::text", t.name()).Scan(&committed, &after)
+			if t.broken(err) == nil {
+				return committed, after, nil
+			}
 		}
 		select {
 		case <-ticker.C:
