@@ -57,12 +57,12 @@ type recovery struct {
 func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 	begun := time.Now()
 	end := s.begin()
-	var starts []time.Time
 	var recoveries []recovery
 	kinds := map[string]int{}
 	for i, p := range plan(faults, n, s.random(faultStream)) {
 		s.waitFor(p.moment)
-		starts = append(starts, time.Now())
+		s.ledger.begin(p.name)
+		began := time.Now()
 		s.over = time.Time{}
 		kinds[p.name]++
 		if err := p.run(t.Context(), s, rand.New(rand.NewPCG(p.seed, 0))); err != nil {
@@ -77,13 +77,13 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 			recoveries = append(recoveries, recovery{p.name, took})
 			note = fmt.Sprintf(", recovered in %.2f s", took.Seconds())
 		}
-		t.Logf("fault %d of %d: %s, over after %.2f s%s", i+1, n, p.name, s.over.Sub(starts[i]).Seconds(), note)
+		t.Logf("fault %d of %d: %s, over after %.2f s%s", i+1, n, p.name, s.over.Sub(began).Seconds(), note)
 		if len(s.problems) > 5 || t.Context().Err() != nil {
 			break
 		}
 	}
 	end()
-	v := judge(s.ledger, s.sampler.samples, s.reasons, starts)
+	v := judge(s.ledger, s.sampler.samples, s.reasons)
 	report(t, s, v, kinds, recoveries, time.Since(begun))
 }
 

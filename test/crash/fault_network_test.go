@@ -2,20 +2,27 @@ package crash
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 )
 
 // side is one of the two connections that a network fault can hit.
-type side struct {
-	name string
-	link func(*stage) *link
-}
+type side struct{ name string }
 
 var (
-	pgSide    = side{"Postgres", func(s *stage) *link { return s.pgLink }}
-	kafkaSide = side{"Kafka", func(s *stage) *link { return s.kafkaLink }}
+	pgSide    = side{"Postgres"}
+	kafkaSide = side{"Kafka"}
 )
+
+func (sd side) link(s *stage) *link {
+	if sd == kafkaSide {
+		return s.kafkaLink
+	}
+	return s.pgLink
+}
 
 // networkFaults hit the connections to one server.
 func networkFaults(sd side) []fault {
@@ -31,7 +38,7 @@ func networkFaults(sd side) []fault {
 		{name + "stalled", 3, on(stalled)},
 		{name + "black hole to the server", 3, on(blackHole(toServer))},
 		{name + "black hole to walpost", 3, on(blackHole(toClient))},
-		{name + "black hole for long", 1, on(longBlackHole)},
+		{name + "black hole for long", 1, longBlackHole(sd)},
 		{name + "cut after some bytes to the server", 5, on(cutAfter(toServer))},
 		{name + "cut after some bytes to walpost", 7, on(cutAfter(toClient))},
 	}
@@ -77,9 +84,20 @@ func blackHole(d direction) func(*link, *rand.Rand) error {
 	}
 }
 
-// longBlackHole lasts until both ends must have noticed by themselves.
-func longBlackHole(l *link, r *rand.Rand) error {
-	return during(l, between(r, 2*senderTimeout, 3*senderTimeout), "timeout", map[string]int64{"timeout": 0}, one(r, directions...))
+// longBlackHole lasts until both ends must have noticed by themselves. One of Kafka
+// does not interrupt the stream of the database.
+func longBlackHole(sd side) func(context.Context, *stage, *rand.Rand) error {
+	return func(_ context.Context, s *stage, r *rand.Rand) error {
+		if err := s.recovered(); err != nil {
+			return err
+		}
+		before := s.main.Log()
+		err := during(sd.link(s), between(r, 2*senderTimeout, 3*senderTimeout), "timeout", map[string]int64{"timeout": 0}, one(r, directions...))
+		if since := s.main.Log()[len(before):]; sd == kafkaSide && strings.Contains(since, "stream interrupted") {
+			err = errors.Join(err, fmt.Errorf("the stream broke though only Kafka was away:\n%s", tail(since)))
+		}
+		return err
+	}
 }
 
 // cutAfter closes each connection after a number of bytes, several times over.

@@ -1,6 +1,7 @@
 package crash
 
 import (
+	"cmp"
 	"crypto/md5" //nolint:gosec // compares bytes; nobody attacks
 	"fmt"
 	"slices"
@@ -70,8 +71,31 @@ type ledger struct {
 	pending  map[uuid.UUID]*event // in a commit under way
 	repeats  []repeat
 	ends     []int64        // by partition of all topics, counted through: what was read
+	faults   []begun
 	wrong    map[string]int // records by what is wrong with them
 	examples []string
+}
+
+// begun is a fault and when it came.
+type begun struct {
+	at   int64 // Unix ms
+	name string
+}
+
+// begin says that a fault comes now.
+func (l *ledger) begin(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.faults = append(l.faults, begun{at: time.Now().UnixMilli(), name: name})
+}
+
+// after names the fault that was the last at a time.
+func (l *ledger) after(at int64) string {
+	n, _ := slices.BinarySearchFunc(l.faults, at, func(b begun, at int64) int { return cmp.Compare(b.at, at) })
+	if n == 0 {
+		return "before the first fault"
+	}
+	return fmt.Sprintf("after fault %d, %s", n, l.faults[n-1].name)
 }
 
 // What may be wrong.
@@ -120,17 +144,17 @@ func (l *ledger) abort(ids []uuid.UUID) {
 	defer l.mu.Unlock()
 	for _, id := range ids {
 		if ev := l.pending[id]; ev.seen > 0 {
-			l.fault(invented, "%s, key %s seq %d, of a transaction that was rolled back", id, ev.key.name, ev.seq)
+			l.fault(invented, ev.at, "%s, key %s seq %d, of a transaction that was rolled back", id, ev.key.name, ev.seq)
 		}
 		delete(l.pending, id)
 	}
 }
 
-// fault counts what is wrong. l.mu must be held.
-func (l *ledger) fault(what, format string, args ...any) {
+// fault counts what went wrong at a time, in Unix ms. l.mu must be held.
+func (l *ledger) fault(what string, at int64, format string, args ...any) {
 	l.wrong[what]++
 	if l.wrong[what] <= 5 {
-		l.examples = append(l.examples, what+": "+fmt.Sprintf(format, args...))
+		l.examples = append(l.examples, what+" "+l.after(at)+": "+fmt.Sprintf(format, args...))
 	}
 }
 
@@ -150,10 +174,10 @@ func (l *ledger) record(rec *kgo.Record) {
 	l.ends[partition] = rec.Offset + 1
 	id, ev := l.find(rec)
 	if ev == nil {
-		l.fault(invented, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
+		l.fault(invented, at, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
 		return
 	}
-	l.compare(id, ev, rec)
+	l.compare(id, ev, rec, at)
 	if ev.seen++; ev.seen > 1 {
 		l.repeats = append(l.repeats, repeat{id: id, ev: ev, at: at})
 		return
@@ -162,7 +186,7 @@ func (l *ledger) record(rec *kgo.Record) {
 	ev.tx.left--
 	ev.tx.last = max(ev.tx.last, at)
 	if ev.key.last > ev.seq {
-		l.fault(reordered, "%s, key %s, seq %d after %d", id, ev.key.name, ev.seq, ev.key.last)
+		l.fault(reordered, at, "%s, key %s, seq %d after %d", id, ev.key.name, ev.seq, ev.key.last)
 	}
 	ev.key.last = max(ev.key.last, ev.seq)
 }
@@ -184,21 +208,21 @@ func (l *ledger) find(rec *kgo.Record) (uuid.UUID, *event) {
 
 // compare checks all of a record but its place in the order. The position in the
 // headers must be the same in every repeat, and one that the commit can have.
-func (l *ledger) compare(id uuid.UUID, ev *event, rec *kgo.Record) {
+func (l *ledger) compare(id uuid.UUID, ev *event, rec *kgo.Record, at int64) {
 	text, _ := header(rec, "walpost-lsn")
 	lsn, err := cdc.ParseLSN(text)
 	kind, _ := header(rec, "eventType")
 	switch {
 	case string(rec.Key) != ev.key.name, rec.Topic != l.topic(ev.key.route), kind != eventType:
-		l.fault(changed, "%s: topic %s, key %q, type %q", id, rec.Topic, rec.Key, kind)
+		l.fault(changed, at, "%s: topic %s, key %q, type %q", id, rec.Topic, rec.Key, kind)
 	case (rec.Value == nil) != ev.null, !ev.null && md5.Sum(rec.Value) != ev.sum:
-		l.fault(changed, "%s, key %s seq %d: value of %d bytes", id, ev.key.name, ev.seq, len(rec.Value))
+		l.fault(changed, at, "%s, key %s seq %d: value of %d bytes", id, ev.key.name, ev.seq, len(rec.Value))
 	case err != nil, lsn < ev.tx.before, ev.tx.after != 0 && lsn >= ev.tx.after, ev.lsn != 0 && lsn != ev.lsn:
-		l.fault(changed, "%s: header walpost-lsn %q, want one between %s and %s, before it was %s", id, text, ev.tx.before, ev.tx.after, ev.lsn)
+		l.fault(changed, at, "%s: header walpost-lsn %q, want one between %s and %s, before it was %s", id, text, ev.tx.before, ev.tx.after, ev.lsn)
 	}
 	ev.lsn = lsn
 	if want := harness.Murmur2Partition(rec.Key, l.partitions); rec.Partition != want {
-		l.fault(misplaced, "%s, key %q: partition %d, want %d", id, rec.Key, rec.Partition, want)
+		l.fault(misplaced, at, "%s, key %q: partition %d, want %d", id, rec.Key, rec.Partition, want)
 	}
 }
 

@@ -131,7 +131,7 @@ func (s *sampler) look(ctx context.Context, conn *pgx.Conn) error {
 	s.mu.Unlock()
 	if c.saved != 0 && c.confirmed > c.saved {
 		s.ledger.mu.Lock()
-		s.ledger.fault(ahead, "confirmed %s, saved %s", c.confirmed, c.saved)
+		s.ledger.fault(ahead, time.Now().UnixMilli(), "confirmed %s, saved %s", c.confirmed, c.saved)
 		s.ledger.mu.Unlock()
 	}
 	lsn := max(c.saved, c.confirmed)

@@ -51,19 +51,19 @@ type verdict struct {
 
 // judge compares the ledger with the samples and the interruptions. The reader,
 // the writer and the sampler must have ended.
-func judge(l *ledger, samples []sample, reasons []interruption, faults []time.Time) verdict {
+func judge(l *ledger, samples []sample, reasons []interruption) verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	hit := make([]bool, len(faults))
+	hit := make([]bool, len(l.faults))
 	for id, ev := range l.events {
 		if ev.seen == 0 {
-			l.fault(lost, "%s, key %s seq %d, committed between %s and %s", id, ev.key.name, ev.seq, ev.tx.before, ev.tx.after)
+			l.fault(lost, ev.tx.committed, "%s, key %s seq %d, committed between %s and %s", id, ev.key.name, ev.seq, ev.tx.before, ev.tx.after)
 			continue
 		}
-		markHits(hit, faults, ev)
+		markHits(hit, l.faults, ev)
 		n := sort.Search(len(samples), func(i int) bool { return samples[i].lsn >= ev.tx.after })
 		if n < len(samples) && ev.offset >= samples[n].ends[ev.partition] {
-			l.fault(early, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, samples[n].lsn)
+			l.fault(early, ev.at, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, samples[n].lsn)
 		}
 	}
 	explained := 0
@@ -72,7 +72,7 @@ func judge(l *ledger, samples []sample, reasons []interruption, faults []time.Ti
 			explained++
 			continue
 		}
-		l.fault(unexpected, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, clock(r.ev.at), clock(r.at))
+		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, clock(r.ev.at), clock(r.at))
 	}
 	v := verdict{events: len(l.events), repeated: explained, wrong: l.wrong, examples: l.examples}
 	for _, h := range hit {
@@ -84,9 +84,9 @@ func judge(l *ledger, samples []sample, reasons []interruption, faults []time.Ti
 }
 
 // markHits marks the faults that began while the event was under way.
-func markHits(hit []bool, faults []time.Time, ev *event) {
-	n := sort.Search(len(faults), func(i int) bool { return faults[i].UnixMilli() >= ev.tx.committed })
-	for ; n < len(faults) && faults[n].UnixMilli() < ev.at; n++ {
+func markHits(hit []bool, faults []begun, ev *event) {
+	n := sort.Search(len(faults), func(i int) bool { return faults[i].at >= ev.tx.committed })
+	for ; n < len(faults) && faults[n].at < ev.at; n++ {
 		hit[n] = true
 	}
 }

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Shows that the tests see faults: plants each mutant of this folder in a copy of
+# the tree, runs the crash harness and, if that has not seen it, the packages' own
+# suites, and prints who did. Ends with 1 if one was missed.
+#
+#   test/mutants/run.sh [-f FAULTS] [-s SEED] [NAME...]
+set -euo pipefail
+
+faults=60 seed=1
+while getopts 'f:s:' option; do
+	case $option in
+	f) faults=$OPTARG ;;
+	s) seed=$OPTARG ;;
+	*) exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# by NAME runs a test command and reports whether it fails.
+caught() {
+	local by=$1
+	shift
+	if (cd "$work/tree" && "$@") >"$work/log" 2>&1; then
+		return 1
+	fi
+	echo "caught by $by"
+	# A test that fails names what it has found.
+	grep -hoE 'fault [0-9]+ of [0-9]+|^ +[a-z_]+_test\.go:[0-9]+: (seed .*|[a-z ]+: [0-9]+$)|--- FAIL: [^ ]+' "$work/log" | tail -n 4 | cut -c1-200 | sed 's/^ */    /' || true
+}
+
+missed=0
+for patch in "$here"/*.patch; do
+	name=$(basename "$patch" .patch)
+	if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then
+		continue
+	fi
+	rm -rf "$work/tree" && mkdir "$work/tree"
+	(cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar -x -C "$work/tree"
+	printf '%s: ' "$name"
+	if ! (cd "$work/tree" && patch -s -p1 <"$patch"); then
+		echo "does not apply any more"
+		missed=1
+		continue
+	fi
+	caught "the crash harness" go test -count=1 -timeout 20m -v ./test/crash -faults "$faults" -seed "$seed" ||
+		caught "the packages' tests" go test -count=1 -timeout 10m ./pkg/... ||
+		{ echo "missed" && missed=1; }
+done
+exit $missed
