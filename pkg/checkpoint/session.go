@@ -32,18 +32,43 @@ func newSession(dsn string) (*session, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "walpost"
 	}
+	if config.ConnectTimeout == 0 {
+		config.ConnectTimeout = connectTimeout
+	}
 	return &session{config: config, turn: make(chan struct{}, 1)}, nil
+}
+
+// connectTimeout bounds the making of a connection, unless the DSN does.
+const connectTimeout = 10 * time.Second
+
+// doAnew is do on a new connection. It begins what comes after an interruption: the
+// connection that is there may have died of the same cause without a word, and
+// would fail what is asked of it, or never answer.
+func (s *session) doAnew(ctx context.Context, f func(*pgx.Conn) error) error {
+	return s.take(ctx, func() error {
+		_ = s.disconnect() // nothing hangs on the goodbye
+		return s.call(ctx, f)
+	})
 }
 
 // do calls f with the connection. If f fails the connection is not used again,
 // for nobody knows what state it is in; what was sent may yet be carried out.
 func (s *session) do(ctx context.Context, f func(*pgx.Conn) error) error {
+	return s.take(ctx, func() error { return s.call(ctx, f) })
+}
+
+// take waits for its turn.
+func (s *session) take(ctx context.Context, f func() error) error {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	defer func() { <-s.turn }()
+	return f()
+}
+
+func (s *session) call(ctx context.Context, f func(*pgx.Conn) error) error {
 	if err := s.connect(ctx); err != nil {
 		return because(ctx, err)
 	}
