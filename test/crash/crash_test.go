@@ -171,13 +171,9 @@ func (s *stage) finish() {
 	if err != nil {
 		s.t.Fatalf("write the last event: %v", err)
 	}
-	_ = s.until(2*maxRecovery, "all in Kafka", func() bool {
-		if _, ok := s.ledger.seen(ev); !ok {
-			return false
-		}
-		_, missing := s.ledger.counts()
-		return missing == 0
-	}) // what is missing then is lost
+	_ = s.until(maxRecovery, "the last event in Kafka", func() bool { _, ok := s.ledger.seen(ev); return ok })
+	_ = s.until(10*time.Second, "all in Kafka", func() bool { _, missing := s.ledger.counts(); return missing == 0 })
+	// What is missing then is lost.
 	if err := s.stop(s.main); err != nil {
 		s.problem("last stop: %v", err)
 	}

@@ -70,7 +70,7 @@ type ledger struct {
 	events   map[uuid.UUID]*event
 	pending  map[uuid.UUID]*event // in a commit under way
 	repeats  []repeat
-	ends     []int64        // by partition of all topics, counted through: what was read
+	ends     []int64 // by partition of all topics, counted through: what was read
 	faults   []begun
 	wrong    map[string]int // records by what is wrong with them
 	examples []string

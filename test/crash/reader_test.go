@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -169,8 +170,10 @@ func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 
 const harnessName = "harness"
 
+const codeDeadlock = "40P01"
+
 // execute runs statements, each in a transaction of its own, on a connection of
-// their own.
+// their own. One that the writer's locks are in the way of is tried again.
 func execute(ctx context.Context, dsn string, statements ...string) error {
 	conn, err := connect(ctx, dsn)
 	if err != nil {
@@ -178,7 +181,12 @@ func execute(ctx context.Context, dsn string, statements ...string) error {
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	for _, sql := range statements {
-		if _, err := conn.Exec(ctx, sql); err != nil {
+		var pgErr *pgconn.PgError
+		_, err := conn.Exec(ctx, sql)
+		for errors.As(err, &pgErr) && pgErr.Code == codeDeadlock {
+			_, err = conn.Exec(ctx, sql)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", sql, err)
 		}
 	}

@@ -29,8 +29,9 @@ caught() {
 		return 1
 	fi
 	echo "caught by $by"
-	# A test that fails names what it has found.
-	grep -hoE 'fault [0-9]+ of [0-9]+|^ +[a-z_]+_test\.go:[0-9]+: (seed .*|[a-z ]+: [0-9]+$)|--- FAIL: [^ ]+' "$work/log" | tail -n 4 | cut -c1-200 | sed 's/^ */    /' || true
+	# The first of what the test has found.
+	grep -E '^ +(report|stage|crash)_test\.go.*: (seed |[a-z ]+ after fault|[a-z ]+ before the first)|--- FAIL|^(panic|FAIL)' "$work/log" |
+		head -n 4 | cut -c1-250 | sed 's/^ */    /' || true
 }
 
 missed=0
@@ -47,8 +48,8 @@ for patch in "$here"/*.patch; do
 		missed=1
 		continue
 	fi
-	caught "the crash harness" go test -count=1 -timeout 20m -v ./test/crash -faults "$faults" -seed "$seed" ||
-		caught "the packages' tests" go test -count=1 -timeout 10m ./pkg/... ||
+	caught "the crash harness" go test -count=1 -timeout 20m -failfast -v ./test/crash -faults "$faults" -seed "$seed" ||
+		caught "the packages' tests" go test -count=1 -timeout 10m -failfast ./pkg/... ||
 		{ echo "missed" && missed=1; }
 done
 exit $missed
