@@ -21,7 +21,7 @@ func (sd side) link(s *stage) *link {
 	if sd == kafkaSide {
 		return s.kafkaLink
 	}
-	return s.pgLink
+	return s.main.pg
 }
 
 // networkFaults hit the connections to one server.

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -17,7 +18,21 @@ var processFaults = []fault{
 	{"SIGSTOP for a moment", 4, frozen},
 	{"kill -9 beside a standby", 3, killedBesideStandby},
 	{"SIGTERM beside a standby", 3, stoppedBesideStandby},
-	{"SIGSTOP until a standby takes over", 2, replaced},
+	{"SIGSTOP until a standby takes over", 2, replaced(func(i *instance) error { i.Signal(syscall.SIGSTOP); return nil }, func(i *instance) error {
+		i.Signal(syscall.SIGCONT)
+		return nil
+	})},
+	{"cut off from Postgres until a standby takes over", 2, replaced(cutOff, func(i *instance) error { return i.pg.heal() })},
+}
+
+// cutOff swallows all that an instance and Postgres say to each other.
+func cutOff(i *instance) error {
+	for _, d := range directions {
+		if err := i.pg.add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func killed(_ context.Context, s *stage, _ *rand.Rand) error {
@@ -74,9 +89,13 @@ func stoppedBesideStandby(_ context.Context, s *stage, _ *rand.Rand) error {
 	return err
 }
 
-// replaced freezes the owner until the server has ended its sessions and the
+// replaced isolates the owner until the server has ended its sessions and the
 // standby owns the slot, then lets it go on: it must find out and stand by.
-func replaced(_ context.Context, s *stage, _ *rand.Rand) error {
+func replaced(isolate, release func(*instance) error) func(context.Context, *stage, *rand.Rand) error {
+	return func(_ context.Context, s *stage, _ *rand.Rand) error { return s.replace(isolate, release) }
+}
+
+func (s *stage) replace(isolate, release func(*instance) error) error {
 	next, err := s.standby()
 	if err != nil {
 		return err
@@ -86,15 +105,16 @@ func replaced(_ context.Context, s *stage, _ *rand.Rand) error {
 		return err
 	}
 	old, begun := s.main, time.Now()
-	old.Signal(syscall.SIGSTOP)
-	err = s.until(4*senderTimeout, "a standby takes over from a frozen owner", func() bool {
+	if err := isolate(old); err != nil {
+		return err
+	}
+	err = s.until(4*senderTimeout, "a standby takes over", func() bool {
 		now, err := s.checkpoint()
 		return err == nil && now.epoch > before.epoch
 	})
-	old.Signal(syscall.SIGCONT)
-	if err != nil {
+	if err := errors.Join(err, release(old)); err != nil {
 		s.reasons = append(s.reasons, interruption{why: "take-over", from: begun, until: time.Now().Add(senderTimeout), saved: before.saved})
-		return fmt.Errorf("%w; its log ends:\n%s", err, tail(next.Log()))
+		return errors.Join(fmt.Errorf("%w; its log ends:\n%s", err, tail(next.Log())), s.kill(next))
 	}
 	s.ended()
 	s.main = next

@@ -16,6 +16,7 @@ import (
 // instance is one run of walpost.
 type instance struct {
 	*harness.Process
+	pg    *link // to Postgres
 	admin string
 	name  string
 	asked bool // to end
@@ -43,8 +44,11 @@ func (s *stage) start() *instance {
 	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-	i := &instance{admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", len(s.instances)+1)}
-	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin}, s.env...)
+	n := len(s.instances)
+	i := &instance{pg: s.pgLinks[n%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", n+1)}
+	dsn := s.pgURL()
+	dsn.Host = i.pg.addr()
+	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
 	for _, c := range choices {
 		env = append(env, "WALPOST_"+c.name+"="+c.values[s.rng.IntN(len(c.values))])
 	}

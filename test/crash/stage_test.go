@@ -25,8 +25,8 @@ type stage struct {
 	n    int // number of the block
 	rng  *rand.Rand
 
-	pg     *testenv.PostgresServer
-	pgLink *link
+	pg      *testenv.PostgresServer
+	pgLinks [2]*link // instances take turns, so that one can be cut off from its successor
 
 	kafka     *testenv.KafkaServer // nil for the in-process broker
 	kafkaLink *link                // nil for the in-process broker
@@ -91,7 +91,6 @@ func newStage(t testing.TB, seed uint64, n int, real bool) *stage {
 		"max_wal_size": "4GB", "log_min_messages": "fatal",
 	}})
 	s.dsn = s.pg.DSN()
-	s.pgLink = newLink(t, "postgres")
 	if real {
 		s.startKafka()
 	} else {
@@ -104,7 +103,10 @@ func newStage(t testing.TB, seed uint64, n int, real bool) *stage {
 	if err := s.sql(fmt.Sprintf(setupSQL, s.rooted)); err != nil {
 		t.Fatal(err)
 	}
-	s.pgLink.to(t, s.pgURL().Host)
+	for i := range s.pgLinks {
+		s.pgLinks[i] = newLink(t, "postgres")
+		s.pgLinks[i].to(t, s.pgURL().Host)
+	}
 	s.configure()
 	return s
 }
@@ -142,10 +144,8 @@ func (s *stage) configure() {
 	if s.kafkaLink != nil {
 		brokers = []string{s.kafkaLink.addr()}
 	}
-	through := s.pgURL()
-	through.Host = s.pgLink.addr()
 	s.env = []string{
-		"WALPOST_POSTGRES_DSN=" + through.String(), "WALPOST_POSTGRES_SLOT=" + s.slot,
+		"WALPOST_POSTGRES_SLOT=" + s.slot,
 		"WALPOST_OUTBOX_TABLE=public.outbox,public.outbox_parts", "WALPOST_OUTBOX_TOPIC=crash-${routedByValue}",
 		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
