@@ -128,14 +128,7 @@ func (s *stage) recover(p planned) time.Duration {
 	if p.hasty {
 		return 0
 	}
-	var ev *event
-	if err := s.until(maxRecovery, "the writer can write", func() bool {
-		var err error
-		ev, err = s.mark()
-		return err == nil
-	}); err != nil {
-		s.t.Fatal(err)
-	}
+	ev := s.mark()
 	err := s.until(maxRecovery, "recovery from "+p.name, func() bool {
 		s.alive()
 		_, ok := s.ledger.seen(ev)
@@ -153,24 +146,25 @@ func (s *stage) recover(p planned) time.Duration {
 	return max(time.Millisecond, at.Sub(s.over))
 }
 
-// mark writes one event.
-func (s *stage) mark() (*event, error) {
-	var ev *event
-	err := s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
-		err := t.insert(ctx, "outbox", t.rows(1, t.own))
-		ev = t.tx.events[0]
-		return err
-	})
-	return ev, err
+// mark writes one event, as soon as the server takes it.
+func (s *stage) mark() (ev *event) {
+	s.t.Helper()
+	if err := s.until(maxRecovery, "the writer can write", func() bool {
+		return s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+			err := t.insert(ctx, "outbox", t.rows(1, t.own))
+			ev = t.tx.events[0]
+			return err
+		}) == nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return ev
 }
 
 // finish waits until all is in Kafka, and stops walpost.
 func (s *stage) finish() {
 	s.alive()
-	ev, err := s.mark()
-	if err != nil {
-		s.t.Fatalf("write the last event: %v", err)
-	}
+	ev := s.mark()
 	_ = s.until(maxRecovery, "the last event in Kafka", func() bool { _, ok := s.ledger.seen(ev); return ok })
 	_ = s.until(10*time.Second, "all in Kafka", func() bool { _, missing := s.ledger.counts(); return missing == 0 })
 	// What is missing then is lost.
@@ -192,14 +186,7 @@ func (s *stage) finish() {
 // recovered waits until an event that is written now is in Kafka, for a fault that
 // needs to know what came before it.
 func (s *stage) recovered() error {
-	var ev *event
-	if err := s.until(maxRecovery, "the writer can write", func() bool {
-		var err error
-		ev, err = s.mark()
-		return err == nil
-	}); err != nil {
-		return err
-	}
+	ev := s.mark()
 	return s.until(maxRecovery, "recovery from the fault before", func() bool {
 		s.alive()
 		_, ok := s.ledger.seen(ev)

@@ -12,10 +12,13 @@ import (
 // The least that a block must reach for each of its faults, or it has shown
 // little.
 const (
-	minEvents   = 150.0
+	minEvents   = 500.0
 	minInFlight = 0.3
-	minResumes  = 0.02
+	minResumes  = 0.01
 )
+
+// maxRSS is the promise on memory.
+const maxRSS = 150 << 20
 
 // report prints a block's figures and fails the test for whatever is wrong.
 func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries []recovery, took time.Duration) {
@@ -47,6 +50,9 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	}
 	if len(v.examples) > 0 {
 		t.Log(strings.Join(v.examples, "\n"))
+	}
+	if rss := s.peakRSS(); rss > maxRSS {
+		t.Errorf("peak RSS %d bytes, want at most %d", rss, maxRSS)
 	}
 	minimum(t, "events", v.events, minEvents*float64(faults))
 	minimum(t, "faults that hit records in flight", v.inFlight, minInFlight*float64(faults))
