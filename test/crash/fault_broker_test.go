@@ -28,8 +28,12 @@ var brokerFaults = []fault{
 		<-time.After(between(r, 100*time.Millisecond, 2*time.Second)) // frozen meanwhile
 		return s.kafka.Resume()
 	}},
-	{"broker: away while stopping", 4, stoppedWhileAway},
+	{"broker: away while stopping", 8, stoppedWhileAway},
 }
+
+// acknowledgedBy is how long what is in Kafka may wait for its acknowledgement to
+// reach walpost, while nothing is wrong.
+const acknowledgedBy = 250 * time.Millisecond
 
 // stoppedWhileAway stops walpost while its broker cannot be reached, for longer
 // than it waits for what is in flight. What was acknowledged before must be saved
@@ -55,7 +59,7 @@ func stoppedWhileAway(_ context.Context, s *stage, r *rand.Rand) error {
 	}
 	c, err := s.checkpoint()
 	if code != 0 {
-		s.reasons = append(s.reasons, interruption{why: "drain ran out", from: cut, until: time.Now(), saved: c.saved, whole: cut.Add(-slack / 2)})
+		s.reasons = append(s.reasons, interruption{why: "drain ran out", from: cut, until: time.Now(), saved: c.saved, whole: cut.Add(-acknowledgedBy)})
 	}
 	s.ended()
 	s.restart()
