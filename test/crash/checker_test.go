@@ -38,7 +38,8 @@ func (b *bench) arrive(n int, change ...func(*kgo.Record)) {
 	rec := &kgo.Record{
 		Topic: "crash-0", Key: []byte("k"), Value: []byte{byte(n)}, Offset: b.offset, Partition: harness.Murmur2Partition([]byte("k"), 4),
 		Headers: []kgo.RecordHeader{
-			{Key: "id", Value: []byte(b.ids[n-1].String())}, {Key: "eventType", Value: []byte(eventType)},
+			{Key: "id", Value: []byte(b.ids[n-1].String())},
+			{Key: "eventType", Value: []byte(eventType)},
 			{Key: "walpost-lsn", Value: []byte(cdc.LSN(100*n + 10).String())},
 		},
 	}

@@ -42,7 +42,7 @@ func killed(_ context.Context, s *stage, _ *rand.Rand) error {
 	return err
 }
 
-func killedWhileStarting(_ context.Context, s *stage, r *rand.Rand) error {
+func killedWhileStarting(ctx context.Context, s *stage, r *rand.Rand) error {
 	for range 1 + r.IntN(3) {
 		if err := s.kill(s.main); err != nil {
 			return err
@@ -50,7 +50,7 @@ func killedWhileStarting(_ context.Context, s *stage, r *rand.Rand) error {
 		s.restart()
 		<-time.After(between(r, 0, 500*time.Millisecond)) // somewhere in its start
 	}
-	return killed(nil, s, r)
+	return killed(ctx, s, r)
 }
 
 func stopped(_ context.Context, s *stage, _ *rand.Rand) error {

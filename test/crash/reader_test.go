@@ -101,15 +101,14 @@ func (s *sampler) run(ctx context.Context, dsn string) {
 	defer ticker.Stop()
 	var conn *pgx.Conn
 	for {
-		var err error
 		if conn == nil || conn.IsClosed() {
-			conn, err = connect(ctx, dsn)
+			conn, _ = connect(ctx, dsn)
 		}
-		if err == nil {
-			err = s.look(ctx, conn)
+		if conn != nil {
+			_ = s.look(ctx, conn)
 		}
 		select {
-		case <-ticker.C: // whatever failed, a server was away
+		case <-ticker.C: // if anything failed, a server was away
 		case <-ctx.Done():
 			if conn != nil {
 				_ = conn.Close(context.WithoutCancel(ctx))
