@@ -15,6 +15,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/rs/zerolog"
 	"go.uber.org/goleak"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
@@ -42,6 +43,7 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binDir = dir
+	zerolog.SetGlobalLevel(zerolog.Disabled) // the proxies' toxics log past their own logger
 	return envtest.Main(m,
 		// A proxy's goroutines end a moment after its connections.
 		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
