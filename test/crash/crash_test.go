@@ -59,6 +59,9 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 	end := s.begin()
 	var recoveries []recovery
 	kinds := map[string]int{}
+	if !s.tmpfs {
+		faults = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return f.name == diskFull })
+	}
 	for i, p := range plan(faults, n, s.random(faultStream)) {
 		s.waitFor(p.moment)
 		s.ledger.begin(p.name)

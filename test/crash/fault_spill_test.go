@@ -15,8 +15,11 @@ import (
 // spillFaults hit the folder for transactions that are too large for memory.
 var spillFaults = []fault{
 	{"spill: folder gone", 2, spillGone},
-	{"spill: disk full", 3, spillFull},
+	{diskFull, 3, spillFull},
 }
+
+// diskFull needs a file system that can be filled.
+const diskFull = "spill: disk full"
 
 // spillSize is the size of the file system of the folder.
 const spillSize = 32 << 20
@@ -47,9 +50,6 @@ func spillGone(_ context.Context, s *stage, r *rand.Rand) error {
 
 // spillFull fills the file system.
 func spillFull(_ context.Context, s *stage, r *rand.Rand) error {
-	if !s.tmpfs {
-		return nil
-	}
 	path := filepath.Join(s.spill, "filler")
 	f, err := os.Create(path)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 // walpost, or a server, did not do what it must.
 type fault struct {
 	name   string
-	weight int // how often it is drawn; 0 on a machine that cannot do it
+	weight int // how often it is drawn
 	run    func(ctx context.Context, s *stage, r *rand.Rand) error
 }
 
@@ -36,20 +36,17 @@ type planned struct {
 
 // plan draws n faults: one of each kind while there is room, the rest by weight.
 func plan(faults []fault, n int, r *rand.Rand) []planned {
-	var kinds, drawn []fault
+	var drawn []fault
 	total := 0
 	for _, f := range faults {
-		if f.weight > 0 {
-			kinds = append(kinds, f)
-			total += f.weight
-		}
+		total += f.weight
 	}
-	if n >= 2*len(kinds) {
-		drawn = append(drawn, kinds...)
+	if n >= 2*len(faults) {
+		drawn = append(drawn, faults...)
 	}
 	for len(drawn) < n {
 		at := r.IntN(total)
-		for _, f := range kinds {
+		for _, f := range faults {
 			if at -= f.weight; at < 0 {
 				drawn = append(drawn, f)
 				break
