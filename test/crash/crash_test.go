@@ -81,7 +81,7 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 			note = fmt.Sprintf(", recovered in %.2f s", took.Seconds())
 		}
 		t.Logf("fault %d of %d: %s, over after %.2f s%s", i+1, n, p.name, s.over.Sub(began).Seconds(), note)
-		if len(s.problems) > 5 || t.Context().Err() != nil {
+		if len(s.problems) > 5 || s.stuck {
 			break
 		}
 	}
@@ -139,10 +139,7 @@ func (s *stage) recover(p planned) time.Duration {
 	})
 	if err != nil {
 		s.problem("%v; the log ends:\n%s", err, tail(s.main.Log()))
-		if err := s.kill(s.main); err != nil {
-			s.t.Fatal(err)
-		}
-		s.restart()
+		s.stuck = true
 		return 0
 	}
 	at, _ := s.ledger.seen(ev)

@@ -51,6 +51,7 @@ type stage struct {
 	reasons   []interruption
 	problems  []string
 	over      time.Time // when the last fault ended
+	stuck     bool      // walpost did not recover
 }
 
 const (
