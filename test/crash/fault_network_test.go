@@ -84,8 +84,8 @@ func blackHole(d direction) func(*link, *rand.Rand) error {
 	}
 }
 
-// longBlackHole lasts until both ends must have noticed by themselves. One of Kafka
-// does not interrupt the stream of the database.
+// longBlackHole lasts until both ends must have noticed by themselves. In one of
+// Kafka the database's stream is kept alive, and the server has no reason to end it.
 func longBlackHole(sd side) func(context.Context, *stage, *rand.Rand) error {
 	return func(_ context.Context, s *stage, r *rand.Rand) error {
 		if err := s.recovered(); err != nil {
@@ -93,10 +93,14 @@ func longBlackHole(sd side) func(context.Context, *stage, *rand.Rand) error {
 		}
 		before := s.main.Log()
 		err := during(sd.link(s), between(r, 2*senderTimeout, 3*senderTimeout), "timeout", map[string]int64{"timeout": 0}, one(r, directions...))
-		if since := s.main.Log()[len(before):]; sd == kafkaSide && strings.Contains(since, "stream interrupted") {
-			err = errors.Join(err, fmt.Errorf("the stream broke though only Kafka was away:\n%s", tail(since)))
+		s.ended()
+		if err := errors.Join(err, s.recovered()); err != nil || sd != kafkaSide {
+			return err
 		}
-		return err
+		if since := s.main.Log()[len(before):]; strings.Contains(since, "stream: receive") {
+			return fmt.Errorf("the server ended the stream though only Kafka was away:\n%s", tail(since))
+		}
+		return nil
 	}
 }
 
