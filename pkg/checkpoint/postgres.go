@@ -32,7 +32,7 @@ type PostgresConfig struct {
 
 // Postgres keeps the checkpoint in a row of the table walpost.checkpoint, one row
 // for each slot. It connects on its first call, keeps the one connection, and
-// connects again on the call after one that failed. It works through a pooler
+// connects again on Load and on the call after one that failed. It works through a pooler
 // that gives out a connection for a transaction at a time.
 //
 // Its errors are [cdc.RefusedError] if the role lacks a right, [cdc.ErrFenced],
@@ -88,7 +88,7 @@ const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coa
 // Load implements [cdc.Store]. The checkpoint of a missing table is a zero one.
 func (p *Postgres) Load(ctx context.Context) (cdc.Checkpoint, error) {
 	var cp cdc.Checkpoint
-	err := p.session.do(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
+	err := p.session.doAnew(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		cp, err = scan(conn.QueryRow(ctx, `SELECT `+columns+` FROM walpost.checkpoint WHERE slot = $1`, p.slot))
 		if errors.Is(err, pgx.ErrNoRows) || hasCode(err, undefinedTable) {
 			return nil

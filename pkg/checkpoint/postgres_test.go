@@ -168,6 +168,30 @@ func testPostgresReconnects(t *testing.T, db envtest.Database) {
 	}
 }
 
+// A Load, which comes after an interruption, does not fail because the connection
+// of before has died.
+func testLoadConnectsAnew(t *testing.T, db envtest.Database) {
+	slot, err := NewSlot(SlotConfig{DSN: db.DSN, Slot: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = slot.Close() })
+	postgres := openPostgres(t, db.DSN, "s")
+	mustAcquire(t, postgres)
+	mustAcquire(t, slot)
+	for name, store := range map[string]struct {
+		cdc.Store
+		*session
+	}{"Postgres": {postgres, postgres.session}, "Slot": {slot, slot.session}} {
+		if !query[bool](t, db.Connect(t), `SELECT pg_terminate_backend($1, 5000)`, store.conn.PgConn().PID()) {
+			t.Fatal("the session was not ended")
+		}
+		if _, err := store.Load(t.Context()); err != nil {
+			t.Errorf("%s: Load() = %v", name, err)
+		}
+	}
+}
+
 // While somebody else holds the row, a call ends with its context, and what it
 // sent has no effect once another store has acquired the checkpoint.
 func testPostgresRowLocked(t *testing.T, db envtest.Database) {

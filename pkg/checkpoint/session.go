@@ -46,10 +46,25 @@ func newSession(dsn string) (*session, error) {
 	return &session{config: config, limit: callTimeout, turn: make(chan struct{}, 1)}, nil
 }
 
+// doAnew is do on a new connection. It begins what comes after an interruption: the
+// connection that is there may have died of the same cause without a word, and
+// would fail what is asked of it, or never answer.
+func (s *session) doAnew(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	return s.take(ctx, func(ctx context.Context) error {
+		_ = s.disconnect() // nothing hangs on the goodbye
+		return s.call(ctx, f)
+	})
+}
+
 // do calls f with the connection and a context that ends at the call's limit. If
 // f fails the connection is not used again, for nobody knows what state it is in;
 // what was sent may yet be carried out.
 func (s *session) do(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	return s.take(ctx, func(ctx context.Context) error { return s.call(ctx, f) })
+}
+
+// take waits for its turn, and then bounds f.
+func (s *session) take(ctx context.Context, f func(context.Context) error) error {
 	select {
 	case s.turn <- struct{}{}:
 	case <-ctx.Done():
@@ -58,6 +73,10 @@ func (s *session) do(ctx context.Context, f func(context.Context, *pgx.Conn) err
 	defer func() { <-s.turn }()
 	ctx, cancel := context.WithTimeoutCause(ctx, s.limit, errNoAnswer)
 	defer cancel()
+	return f(ctx)
+}
+
+func (s *session) call(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
 	if err := s.connect(ctx); err != nil {
 		return because(ctx, err)
 	}

@@ -22,12 +22,11 @@ type reader struct {
 	pending   inProgress
 	catalog   *pgx.Conn // for questions; nil until there is one
 
-	at     cdc.LSN // everything that committed before it has been handed over
-	xid    uint32  // of the open stream block
-	open   bool    // between Begin and Commit
-	begun  bool    // the handler was told of the transaction in event
-	warned bool    // of updates
-	event  cdc.Event
+	at    cdc.LSN // everything that committed before it has been handed over
+	xid   uint32  // of the open stream block
+	open  bool    // between Begin and Commit
+	begun bool    // the handler was told of the transaction in event
+	event cdc.Event
 }
 
 func (in *reader) close() {
@@ -236,12 +235,9 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 	return h.Commit(end)
 }
 
-// warnUpdate says once a connection that updates are not events.
+// warnUpdate says that updates are not events.
 func (st *Stream) warnUpdate(oid uint32) {
-	rel, ok := st.in.relations[oid]
-	if !ok || !rel.outbox || st.in.warned {
-		return
+	if rel, ok := st.in.relations[oid]; ok && rel.outbox {
+		st.warnOnce(rel.Relation, "an outbox row was updated: only inserts are events, the update is not published")
 	}
-	st.in.warned = true
-	st.cfg.Logger.Warn("an outbox row was updated: only inserts are events, the update is not published", "table", pgx.Identifier{rel.Schema, rel.Name}.Sanitize())
 }

@@ -143,13 +143,13 @@ type Source struct {
 
 	// Owned by Open and by the stream that it returned, of which there is one
 	// at a time.
-	connected  atomic.Bool     // some session was had
-	opened     bool            // some Open has succeeded
-	textOnly   bool            // a column came that binary format is not understood for
-	streamNext bool            // the next stream must not begin with a pull
-	warned     map[uint32]bool // tables that were warned of
-	filtered   bool            // a row filter was warned of
-	noticed    time.Time       // when the server's warning was last logged
+	connected  atomic.Bool // some session was had
+	opened     bool        // some Open has succeeded
+	textOnly   bool        // a column came that binary format is not understood for
+	streamNext bool        // the next stream must not begin with a pull
+	warned     map[warning]bool
+	filtered   bool      // a row filter was warned of
+	noticed    time.Time // when the server's warning was last logged
 
 	standby atomic.Bool
 	contact atomic.Int64 // when the server last answered an open stream, in Unix ns; zero while there is none
@@ -165,7 +165,7 @@ func New(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[uint32]bool{}, stallLimit: stallLimit}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, stallLimit: stallLimit}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.
