@@ -131,8 +131,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		if p.received.Load() != before {
 			attempt = 0
 		}
+		streamed := p.Status().State == Streaming
 		p.setState(Connecting, err)
-		answers, err := p.wait(ctx, attempt, err)
+		answers, err := p.wait(ctx, attempt, streamed, err)
 		if err != nil {
 			return p.drain(ctx, nil)
 		}

@@ -197,9 +197,13 @@ func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving fun
 
 // wait sleeps before the next attempt. It ends early when a server that did not
 // answer answers again, which it reports, and fails when ctx is done.
-func (p *Pipeline) wait(ctx context.Context, attempt int, cause error) (answers bool, err error) {
+func (p *Pipeline) wait(ctx context.Context, attempt int, streamed bool, cause error) (answers bool, err error) {
 	d := p.backoff(attempt)
-	p.cfg.Logger.Warn("stream interrupted", "error", cause, "retry_in", d.Round(time.Millisecond).String())
+	msg := "stream cannot be opened yet"
+	if streamed {
+		msg = "stream interrupted"
+	}
+	p.cfg.Logger.Warn(msg, "error", OneLine(cause), "retry_in", d.Round(time.Millisecond).String())
 	ctx, cancel := context.WithTimeoutCause(ctx, d, errWaited)
 	defer cancel()
 	down := p.cfg.Source.Ping(ctx) != nil
