@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/config"
@@ -95,8 +97,14 @@ func (c *cli) report(err error) int {
 	if errors.As(err, &refused) {
 		hint = refused.Hint
 	}
-	for line := range strings.Lines(err.Error()) {
-		c.complain(strings.TrimSuffix(line, "\n"), "")
+	var connect *pgconn.ConnectError
+	if errors.As(err, &connect) {
+		c.complain(cdc.OneLine(err), "")
+		hint = cmp.Or(hint, "check postgres.dsn and the server itself")
+	} else {
+		for line := range strings.Lines(err.Error()) {
+			c.complain(strings.TrimSuffix(line, "\n"), "")
+		}
 	}
 	var poison *cdc.PoisonError
 	if errors.As(err, &poison) {

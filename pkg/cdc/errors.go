@@ -3,6 +3,8 @@ package cdc
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // ErrFenced is returned by a [Store] when another process has acquired the
@@ -25,6 +27,18 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.
 func (e *RefusedError) Unwrap() error { return e.Err }
+
+// OneLine is the text of an error for a log or a terminal, without the lines that
+// repeat: one that could not connect has a line for each address and way.
+func OneLine(err error) string {
+	var lines []string
+	for line := range strings.Lines(err.Error()) {
+		if line = strings.TrimSpace(line); !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, " ")
+}
 
 // PoisonError says that a row can never be published as it is.
 type PoisonError struct {

@@ -153,12 +153,17 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		if p.received.Load() != before {
 			attempt = 0
 		}
+		streamed := p.Status().State == Streaming
 		p.setState(Connecting, err)
 		if p.txn.spoilt.Load() != nil {
 			p.setTracker(nil) // only the store knows where to go on
 		}
-		if err := p.wait(ctx, attempt, err); err != nil {
+		answers, err := p.wait(ctx, attempt, streamed, err)
+		if err != nil {
 			return p.drain(ctx, nil)
+		}
+		if answers {
+			attempt = -1 // what made it longer was that it did not
 		}
 	}
 }

@@ -116,8 +116,8 @@ func TestZombie(t *testing.T) {
 	})
 	filled := make(chan error, 1)
 	go func() { filled <- harness.Fill(t.Context(), s.db.Connect(t), harness.OneTx, 101, n) }()
-	before := s.count()
-	harness.Eventually(t, time.Minute, "the large transaction is on its way", func() bool { return s.count() > before+n/20 })
+	before := s.offsets()
+	harness.Eventually(t, time.Minute, "the large transaction is on its way", func() bool { return s.offsets() > before+n/20 })
 	first.Signal(syscall.SIGSTOP)
 	frozen := time.Now()
 	if err := <-filled; err != nil {
@@ -146,8 +146,8 @@ func (s *stage) twin() *stage {
 	return &other
 }
 
-// count returns how many offsets the topic has used.
-func (s *stage) count() int64 {
+// offsets returns how many offsets the topic has used.
+func (s *stage) offsets() int64 {
 	s.t.Helper()
 	n, err := harness.Count(s.t.Context(), s.brokers, s.topic)
 	if err != nil {
@@ -170,8 +170,8 @@ func TestKafkaAwayBeyondTransactionTimeout(t *testing.T) {
 		filled := make(chan error, 1)
 		first := next
 		go func() { filled <- harness.Fill(t.Context(), s.db.Connect(t), harness.Rows, first, first+50_000-1) }()
-		before := s.count()
-		harness.Eventually(t, time.Minute, "events on their way", func() bool { return s.count() > before+5000 })
+		before := s.offsets()
+		harness.Eventually(t, time.Minute, "events on their way", func() bool { return s.offsets() > before+5000 })
 		if err := kafka.Kill(t.Context()); err != nil {
 			t.Fatal(err)
 		}
