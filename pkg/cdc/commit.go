@@ -101,6 +101,15 @@ func (x *transaction) reset(lsn LSN) {
 	}
 }
 
+// gathered is delivered for a transactional sink: the record is in the open
+// transaction, and is acknowledged with it, or spoils it.
+func (p *Pipeline) gathered(r *Record, err error) {
+	if err != nil {
+		_ = p.spoil(describe(fmt.Errorf("produce: %w", err), r))
+	}
+	r.Free()
+}
+
 // spoil says that the open transaction cannot be committed, and why. What trying
 // again cannot mend ends the pipeline. Anything else ends the round: with the next
 // record, which the sink refuses, or with the commit.
@@ -236,9 +245,11 @@ func (p *Pipeline) commitHanded(ctx context.Context, s Stream) error {
 	return nil
 }
 
-// commitLast is the commit at the end. The stream may be nil, if there is none any
-// more. Nothing is handed over beside it.
+// commitLast is the commit at the end, within the drain timeout. The stream may be
+// nil, if there is none any more. Nothing is handed over beside it.
 func (p *Pipeline) commitLast(ctx context.Context, s Stream) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
+	defer cancel()
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	if why := p.txn.spoilt.Load(); why != nil && isFinal(*why) {

@@ -238,20 +238,20 @@ func (p *Pipeline) drain(ctx context.Context, s Stream) error {
 	}
 	p.setState(Stopping, nil)
 	partial := p.stopHanding()
-	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
-	defer cancel()
 	if p.cfg.Transactional {
-		return p.commitLast(dctx, s)
+		return p.commitLast(ctx, s)
 	}
+	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
 	err := p.cfg.Sink.Flush(dctx)
+	cancel()
 	if err != nil || p.gaveUp.Load() {
 		partial = Partial{} // some of it was not delivered
 	}
 	if err != nil {
 		err = fmt.Errorf("flush sink: %w; what is unacknowledged will be published again", err)
 	}
-	sctx, cancelSave := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
-	defer cancelSave()
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
+	defer cancel()
 	return errors.Join(err, p.saveLast(sctx, s, partial))
 }
 
@@ -276,15 +276,16 @@ func (p *Pipeline) partial() Partial {
 
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
-	switch {
-	case err != nil && p.cfg.Transactional:
-		_ = p.spoil(describe(fmt.Errorf("produce: %w", err), r))
-	case err != nil:
-		p.gaveUp.Store(true)
-		p.fail(describe(fmt.Errorf("produce: %w", err), r))
-	case !p.cfg.Transactional:
+	if p.cfg.Transactional {
+		p.gathered(r, err)
+		return
+	}
+	if err == nil {
 		p.acked.Store(time.Now().UnixNano())
 		r.tx.Ack()
+	} else {
+		p.gaveUp.Store(true)
+		p.fail(describe(fmt.Errorf("produce: %w", err), r))
 	}
 	r.Free()
 }
