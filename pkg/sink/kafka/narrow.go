@@ -15,6 +15,7 @@ const divisor = 4
 // first is also the first of the refused batch; where that ended is not known.
 type suspects struct {
 	first *delivery
+	next  *delivery // the one behind it; nil if there is none
 	count int
 	bytes int64 // of a batch that would hold them all, at most
 }
@@ -33,7 +34,7 @@ func (s *Sink) narrow(queue []*delivery) (culprit *delivery, err error) {
 	for _, sus := range accuse(queue) {
 		t, own := sus.first.topic, batchSize(sus.first.record)
 		refusal := sus.first.refusal
-		if sus.count == 1 || own == t.batch() {
+		if sus.alone(t.batch()) {
 			return sus.first, refused(t.name, own, refusal)
 		}
 		limit := max(int32(own), int32(min(int64(t.batch()), sus.bytes)/divisor))
@@ -52,6 +53,12 @@ func (s *Sink) narrow(queue []*delivery) (culprit *delivery, err error) {
 	return nil, nil
 }
 
+// alone reports whether the first was in a batch of its own: with the next one it
+// would have been larger than limit.
+func (s *suspects) alone(limit int) bool {
+	return s.next == nil || batchSize(s.first.record)+batchSize(s.next.record)-batchOverhead > limit
+}
+
 // accuse groups what was refused by partition, in the order of the queue.
 func accuse(queue []*delivery) []*suspects {
 	var all []*suspects
@@ -64,6 +71,9 @@ func accuse(queue []*delivery) []*suspects {
 		if of[p] == nil {
 			of[p] = &suspects{first: d}
 			all = append(all, of[p])
+		}
+		if of[p].next == nil && d != of[p].first {
+			of[p].next = d
 		}
 		of[p].count++
 		of[p].bytes += int64(batchSize(d.record))

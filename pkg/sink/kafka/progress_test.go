@@ -2,10 +2,14 @@ package kafka
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
@@ -86,4 +90,34 @@ func TestTransactionalBesideOthers(t *testing.T) {
 	if cp, err := other.Load(t.Context()); err != nil || cp.LSN != 100+firstWindow-1 {
 		t.Errorf("Load() of the other = %+v, %v, want what was committed", cp, err)
 	}
+}
+
+// A refused batch costs its transaction. The next ones narrow it down, until a
+// record is refused alone, which is then poison.
+func TestTransactionalNarrows(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
+	c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: testTopic, Err: kerr.InvalidRecord, Count: -1})
+	for epoch := range 12 {
+		a := new(answers)
+		var err error
+		for i := 0; i < 50 && err == nil; i++ {
+			err = x.Produce(t.Context(), record(testTopic, "k", fmt.Sprint(i, strings.Repeat("x", 1000))), a.done)
+		}
+		if err == nil {
+			err = x.Save(within(t, testTimeout), pos(10))
+		}
+		if err == nil {
+			t.Fatal("Save() = nil though the broker refused every batch")
+		}
+		var poison *cdc.PoisonError
+		acquired(t, x)
+		for _, err := range a.list() {
+			if errors.As(err, &poison) {
+				t.Logf("poison in epoch %d: %v", epoch, poison)
+				return
+			}
+		}
+	}
+	t.Error("no record is poison after 12 epochs")
 }
