@@ -69,7 +69,7 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 		files = append(files, sqlfiles.Outbox)
 	}
 	files = append(files, sqlfiles.Publication)
-	if cfg.Checkpoint.Store == config.StorePostgres {
+	if cfg.Checkpoint.Store == config.StorePostgres || cfg.Checkpoint.Store == config.StoreKafka { // which notes there that it is used
 		files = append(files, sqlfiles.Checkpoint)
 	}
 	if opts.role != "" {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -16,7 +15,6 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
-	"github.com/walpost/walpost/pkg/checkpoint"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
 )
@@ -27,15 +25,9 @@ type service struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	source   *pgsource.Source
-	sink     *kafka.Sink
+	sink     sink
 	store    store
 	pipeline *cdc.Pipeline
-}
-
-// store is a checkpoint store as the command owns it.
-type store interface {
-	cdc.Store
-	io.Closer
 }
 
 // newService wires the parts. It neither connects nor starts anything.
@@ -50,14 +42,12 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if s.source, err = newSource(cfg, router.Columns(), log, s.registry); err != nil {
 		return nil, err
 	}
-	if s.store, err = newStore(cfg); err != nil {
-		return nil, err
-	}
-	if s.sink, err = newSink(cfg, log, s.registry); err != nil {
+	if s.sink, s.store, err = newDelivery(cfg, log, s.registry); err != nil {
 		return nil, err
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
 		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route,
+		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
 		MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
@@ -70,7 +60,9 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 }
 
 func (s *service) close() {
-	s.sink.Close()
+	if sink, ok := s.sink.(*kafka.Sink); ok {
+		sink.Close()
+	}
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
 	}
@@ -141,36 +133,6 @@ func pullAbove(b config.Bytes) int64 {
 		return -1
 	}
 	return int64(b)
-}
-
-func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Sink, error) {
-	k := cfg.Kafka
-	tls, err := kafka.TLS(k.TLS).Config()
-	if err != nil {
-		return nil, fmt.Errorf("kafka.tls: %w", err)
-	}
-	return kafka.New(kafka.Config{
-		Brokers: k.Brokers, Compression: string(k.Compression), Linger: k.Linger,
-		MaxMessageBytes: int(k.MaxMessageBytes), MaxInFlightBytes: int64(cfg.Delivery.MaxInFlightBytes),
-		CreateTopics: k.CreateTopics, Partitions: int(k.Partitions), ReplicationFactor: int(k.ReplicationFactor),
-		TLS: tls,
-		SASL: kafka.SASL{
-			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
-			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,
-		},
-		Logger: log, Registerer: reg,
-	})
-}
-
-func newStore(cfg config.Config) (store, error) {
-	dsn, slot := cfg.Postgres.ConnString(), cfg.Postgres.Slot
-	switch cfg.Checkpoint.Store {
-	case config.StoreSlot:
-		return checkpoint.NewSlot(checkpoint.SlotConfig{DSN: dsn, Slot: slot})
-	case config.StoreFile:
-		return checkpoint.NewFile(checkpoint.FileConfig{Path: cfg.Checkpoint.File, Slot: slot})
-	}
-	return checkpoint.NewPostgres(checkpoint.PostgresConfig{DSN: dsn, Slot: slot})
 }
 
 // newLogger writes to w what the configuration asks for.

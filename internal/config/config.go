@@ -88,6 +88,9 @@ type Kafka struct {
 	Partitions        int // of created topics; zero: the broker's default
 	ReplicationFactor int // of created topics; zero: the broker's default
 
+	// TransactionTimeout is for ExactlyOnce.
+	TransactionTimeout time.Duration
+
 	TLS  TLS
 	SASL SASL
 }
@@ -170,9 +173,16 @@ type Delivery struct {
 // Guarantee is how often an event may arrive.
 type Guarantee string
 
-// AtLeastOnce repeats events only after a crash, a take-over or a stop whose
-// drain ran out.
-const AtLeastOnce Guarantee = "at-least-once"
+// The guarantees.
+const (
+	// AtLeastOnce repeats events only after a crash, a take-over or a stop
+	// whose drain ran out.
+	AtLeastOnce Guarantee = "at-least-once"
+
+	// ExactlyOnce lets a consumer of committed records see each event once.
+	// It goes with StoreKafka, and StoreKafka with it.
+	ExactlyOnce Guarantee = "exactly-once"
+)
 
 // Poison says what becomes of a row that can never be published.
 type Poison string
@@ -189,6 +199,7 @@ type Retry struct {
 type Checkpoint struct {
 	Store    Store
 	File     string // path, for StoreFile and only then
+	Topic    string // for StoreKafka and only then; empty: the store's default
 	Interval time.Duration
 }
 
@@ -200,6 +211,7 @@ const (
 	StorePostgres Store = "postgres"
 	StoreSlot     Store = "slot"
 	StoreFile     Store = "file"
+	StoreKafka    Store = "kafka"
 )
 
 // Admin says how the service is watched.

@@ -16,7 +16,8 @@ func TestEffectiveYAMLLoadsAgain(t *testing.T) {
 	delete(samples, "kafka.sasl.password_file") // conflicts with password
 	delete(samples, "kafka.sasl.token")         // another mechanism
 	delete(samples, "kafka.sasl.token_file")
-	samples["checkpoint.store"] = sample{text: "file"}
+	delete(samples, "checkpoint.file") // another store
+	samples["checkpoint.store"] = sample{text: "kafka"}
 	var environ []string
 	for key, s := range samples {
 		environ = append(environ, settingOf(key).env()+"="+s.text)

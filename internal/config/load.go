@@ -44,6 +44,7 @@ func Load(flags *pflag.FlagSet, environ []string, judges ...Judge) (Config, erro
 	l.loadFile(configFile(flags, environ))
 	l.loadEnvironment(environ)
 	l.loadFlags(flags)
+	l.chooseStore()
 
 	var c Config
 	l.fill(&c)
@@ -98,6 +99,18 @@ func (l *loader) loadDefaults() {
 		values[settings[i].Key] = settings[i].Default
 	}
 	l.add(confmap.Provider(values, "."))
+}
+
+// chooseStore gives the store the default that goes with the guarantee.
+func (l *loader) chooseStore() {
+	if l.values.String(keyStore) != "" {
+		return
+	}
+	store := StorePostgres
+	if strings.EqualFold(l.values.String(keyGuarantee), string(ExactlyOnce)) {
+		store = StoreKafka
+	}
+	l.add(confmap.Provider(map[string]any{keyStore: string(store)}, "."))
 }
 
 // add puts a layer over those before it.

@@ -85,7 +85,7 @@ func TestDefaults(t *testing.T) {
 			Tables: []Table{{"public", "outbox"}}, ID: "id", Key: "aggregateid", Route: "aggregatetype", Payload: "payload",
 			Topic: "outbox.event.${routedByValue}", RouteRegex: "(?<routedByValue>.*)",
 		},
-		Kafka: Kafka{Brokers: []string{"localhost:9092"}, Compression: CompressionLZ4},
+		Kafka: Kafka{Brokers: []string{"localhost:9092"}, Compression: CompressionLZ4, TransactionTimeout: time.Minute},
 		Delivery: Delivery{
 			Guarantee: AtLeastOnce, MaxInFlightBytes: 24 << 20, MaxUnconfirmedEvents: 1000000, MaxTxMemory: 8 << 20,
 			Poison: PoisonStop, Retry: Retry{100 * time.Millisecond, 30 * time.Second}, DrainTimeout: 10 * time.Second,
@@ -184,6 +184,7 @@ func samples(t *testing.T) map[string]sample {
 		"kafka.create_topics":             {text: "true"},
 		"kafka.partitions":                {text: "12"},
 		"kafka.replication_factor":        {text: "3"},
+		"kafka.transaction_timeout":       {text: "90s", with: []string{"delivery.guarantee=exactly-once"}},
 		"kafka.tls.enabled":               {text: "true"},
 		"kafka.tls.ca_file":               {text: there, with: tls},
 		"kafka.tls.cert_file":             {text: there, with: append(tls, "kafka.tls.key_file="+there)},
@@ -196,7 +197,7 @@ func samples(t *testing.T) map[string]sample {
 		"kafka.sasl.password_file":        {text: there, with: scram[:2]},
 		"kafka.sasl.token":                {text: "t", with: []string{"kafka.sasl.mechanism=OAUTHBEARER"}},
 		"kafka.sasl.token_file":           {text: there, with: []string{"kafka.sasl.mechanism=OAUTHBEARER"}},
-		"delivery.guarantee":              {text: "AT-LEAST-ONCE"},
+		"delivery.guarantee":              {text: "EXACTLY-ONCE"},
 		"delivery.max_in_flight_bytes":    {text: "1048576"},
 		"delivery.max_unconfirmed_events": {text: "17"},
 		"delivery.max_tx_memory":          {text: "64KiB"},
@@ -207,6 +208,7 @@ func samples(t *testing.T) map[string]sample {
 		"delivery.drain_timeout":          {text: "3s"},
 		"checkpoint.store":                {text: "slot"},
 		"checkpoint.file":                 {text: filepath.Join(filepath.Dir(there), "new"), with: []string{"checkpoint.store=file"}},
+		"checkpoint.topic":                {text: "t", with: []string{"delivery.guarantee=exactly-once"}},
 		"checkpoint.interval":             {text: "250ms"},
 		"admin.listen":                    {text: ":80"},
 		"admin.max_lag":                   {text: "5m"},
@@ -216,7 +218,7 @@ func samples(t *testing.T) map[string]sample {
 }
 
 // onlyOneValue are the settings that take nothing but their default, for now.
-var onlyOneValue = []string{"delivery.guarantee", "delivery.poison"}
+var onlyOneValue = []string{"delivery.poison"}
 
 func TestEverySettingFromEverySource(t *testing.T) {
 	samples := samples(t)

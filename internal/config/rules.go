@@ -1,6 +1,9 @@
 package config
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // rule is about two settings that must go together.
 type rule struct {
@@ -103,6 +106,24 @@ var rules = []rule{
 	{
 		"delivery.retry.initial", "delivery.retry.max", "is longer than %s", "",
 		func(c *Config) bool { return c.Delivery.Retry.Initial > c.Delivery.Retry.Max },
+	},
+	{
+		keyStore, keyGuarantee, "conflicts with %s exactly-once", "leave checkpoint.store out, or set it to kafka",
+		func(c *Config) bool { return c.Delivery.Guarantee == ExactlyOnce && c.Checkpoint.Store != StoreKafka },
+	},
+	{
+		keyStore, keyGuarantee, "kafka needs %s exactly-once", "set that, or choose postgres, slot or file",
+		func(c *Config) bool { return c.Delivery.Guarantee != ExactlyOnce && c.Checkpoint.Store == StoreKafka },
+	},
+	{
+		"checkpoint.topic", keyStore, noEffect, "set delivery.guarantee to exactly-once",
+		func(c *Config) bool { return c.Checkpoint.Store != StoreKafka && c.Checkpoint.Topic != "" },
+	},
+	{
+		"kafka.transaction_timeout", keyGuarantee, noEffect, "set delivery.guarantee to exactly-once",
+		func(c *Config) bool {
+			return c.Delivery.Guarantee != ExactlyOnce && c.Kafka.TransactionTimeout != time.Minute
+		},
 	},
 	{
 		"checkpoint.store", "checkpoint.file", needs, "the path of the file",

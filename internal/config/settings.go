@@ -6,6 +6,12 @@ import (
 	"time"
 )
 
+// keyStore and keyGuarantee are what the default store depends on.
+const (
+	keyStore     = "checkpoint.store"
+	keyGuarantee = "delivery.guarantee"
+)
+
 // settings are all there are, in the order in which they are shown. A list's
 // default is separated by commas.
 var settings = []setting{
@@ -150,6 +156,12 @@ var settings = []setting{
 		field: into(within(integer, 0, 1<<15-1), func(c *Config) *int { return &c.Kafka.ReplicationFactor }),
 	},
 	{
+		Key: "kafka.transaction_timeout", Default: "1m",
+		Help: "With exactly-once, time after which the cluster aborts a transaction that is still open. " +
+			"Consumers of committed records wait as long for a process that died and was not started again.",
+		field: into(within(duration, time.Second, 15*time.Minute), func(c *Config) *time.Duration { return &c.Kafka.TransactionTimeout }),
+	},
+	{
 		Key: "kafka.tls.enabled", Default: "false",
 		Help:  "Encrypt the connections to Kafka.",
 		field: into(boolean, func(c *Config) *bool { return &c.Kafka.TLS.Enabled }),
@@ -212,9 +224,10 @@ var settings = []setting{
 	},
 
 	{
-		Key: "delivery.guarantee", Default: "at-least-once",
-		Help:  "How often an event may arrive.",
-		field: into(except(oneOf(AtLeastOnce), "exactly-once"), func(c *Config) *Guarantee { return &c.Delivery.Guarantee }),
+		Key: keyGuarantee, Default: "at-least-once",
+		Help: "How often an event may arrive. Exactly-once is what consumers with isolation.level read_committed see: " +
+			"events and the position are in one Kafka transaction.",
+		field: into(oneOf(AtLeastOnce, ExactlyOnce), func(c *Config) *Guarantee { return &c.Delivery.Guarantee }),
 	},
 	{
 		Key: "delivery.max_in_flight_bytes", Default: "24MiB",
@@ -258,9 +271,10 @@ var settings = []setting{
 	},
 
 	{
-		Key: "checkpoint.store", Default: "postgres",
-		Help: "Where the position is saved: a row in the same database, the slot itself, or a file.",
-		field: into(except(oneOf(StorePostgres, StoreSlot, StoreFile), "kafka"),
+		Key: keyStore, Means: "postgres, or kafka with exactly-once",
+		Help: "Where the position is saved: a row in the same database, the slot itself, a file, or a compacted topic. " +
+			"The last goes with exactly-once, and only that with it.",
+		field: into(oneOf(StorePostgres, StoreSlot, StoreFile, StoreKafka),
 			func(c *Config) *Store { return &c.Checkpoint.Store }),
 	},
 	{
@@ -269,8 +283,13 @@ var settings = []setting{
 		field: into(newFile, func(c *Config) *string { return &c.Checkpoint.File }),
 	},
 	{
+		Key: "checkpoint.topic", Means: "walpost.progress",
+		Help:  "Topic for checkpoint.store kafka. It is created when it is missing. Slots may share it.",
+		field: into(anything, func(c *Config) *string { return &c.Checkpoint.Topic }),
+	},
+	{
 		Key: "checkpoint.interval", Default: "1s",
-		Help:  "Least time between two saves.",
+		Help:  "Least time between two saves. With exactly-once each Kafka transaction is one.",
 		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Checkpoint.Interval }),
 	},
 

@@ -1,5 +1,5 @@
-// Package cdc streams committed Postgres changes to a sink, at least once and
-// in commit order per key. It is the vocabulary that sources, sinks and stores
+// Package cdc streams committed Postgres changes to a sink, at least once, or
+// exactly once with a transactional one, and in commit order per key. It is the vocabulary that sources, sinks and stores
 // share, and the engine that joins them.
 //
 // The way of an event: a [Source] opens a [Stream], which calls a [Handler]
@@ -145,6 +145,19 @@ type Stream interface {
 }
 
 // Sink delivers records.
+//
+// A transactional sink and its store are two faces of one thing, for
+// [Config.Transactional]. What differs for them:
+//
+//   - Records are durable, and seen, only with the Save that follows, which makes
+//     them and the position durable together or not at all. done(nil) says that
+//     a record is in the open transaction.
+//   - A record that was given up, or a Save that failed in any way once it had
+//     begun, spoils the open transaction. From then on records and saves are
+//     refused until Acquire.
+//   - Acquire ends the open transaction of whoever acquired before, this one
+//     included, so that nothing of it is ever seen, and returns only after done
+//     has been called for all records that were handed over here.
 type Sink interface {
 	// Produce hands r over and blocks only while the sink is full, until ctx
 	// is done; ctx ends that wait and nothing else. If Produce returns an
@@ -167,7 +180,7 @@ type Sink interface {
 	Flush(ctx context.Context) error
 }
 
-// Store keeps a checkpoint.
+// Store keeps a checkpoint. For a transactional one see [Sink].
 type Store interface {
 	// Load returns the checkpoint, or a zero one if there is none. It
 	// changes nothing.

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
-	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
 )
 
 // scriptTx is a committed transaction of a scripted server.
@@ -26,8 +25,9 @@ func (tx scriptTx) event(n int) string { return fmt.Sprintf("%s/%s/%d", tx.keys[
 // confirmed that the store does not hold.
 type server struct {
 	t     *testing.T
-	store *checkpointtest.Memory
+	store interface{ Checkpoint() cdc.Checkpoint }
 	cdc.Position
+	pace time.Duration // before each row
 
 	mu        sync.Mutex // guards all below
 	txs       []scriptTx
@@ -41,7 +41,7 @@ type server struct {
 	grew      chan struct{}
 }
 
-func newServer(t *testing.T, store *checkpointtest.Memory, txs ...scriptTx) *server {
+func newServer(t *testing.T, store interface{ Checkpoint() cdc.Checkpoint }, txs ...scriptTx) *server {
 	return &server{
 		t: t, store: store, txs: txs, breaks: map[string]bool{}, grew: make(chan struct{}),
 		Position: cdc.Position{SystemID: 7, Timeline: 1, LSN: 1 << 40},
@@ -132,8 +132,12 @@ func (st *scriptStream) Run(ctx context.Context, h cdc.Handler) error {
 		}
 	}()
 	err := st.send(hctx, h)
-	if hctx.Err() == nil {
-		return err
+	select {
+	case <-st.stopped: // hctx may be on its way to its end
+	default:
+		if hctx.Err() == nil {
+			return err
+		}
 	}
 	<-ctx.Done()
 	return st.unclean
@@ -170,6 +174,7 @@ func (st *scriptStream) play(ctx context.Context, tx scriptTx, h cdc.Handler) er
 		if st.breaksAt(tx.event(n)) {
 			return errBroken
 		}
+		time.Sleep(st.pace)
 		ev := &cdc.Event{
 			Transaction: info, Relation: table,
 			Values: []cdc.Value{{Format: cdc.Text, Data: []byte(tx.keys[n])}, {Format: cdc.Text, Data: []byte(tx.event(n))}},

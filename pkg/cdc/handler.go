@@ -61,6 +61,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 		return err
 	}
 	r.tx, r.CommitLSN, r.Ordinal = h.tx, ev.Transaction.CommitLSN, h.ordinal
+	size := len(r.Key) + len(r.Value)
 	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
 	if err := h.cfg.Sink.Produce(ctx, r, h.done); err != nil {
 		h.tx.Withdraw()
@@ -68,6 +69,9 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	}
 	h.handed++
 	h.lastID, h.spareID = id, h.lastID
+	if h.cfg.Transactional {
+		h.txn.took(size, ev.Transaction.CommitTime)
+	}
 	return nil
 }
 
@@ -83,6 +87,10 @@ func (h *handler) recognize(ev *Event) error {
 		r.Free()
 		return nil
 	}
+	if h.cfg.Transactional {
+		return Refuse("set outbox.table, the publication and outbox.id back to what they were until this transaction is published, or find out what the consumers have seen and start anew with another slot",
+			"the transaction committed at %s, of which %d rows are published, came again with other rows: publishing it again would repeat events", h.cut, h.handed)
+	}
 	h.differs = true
 	return fmt.Errorf("the transaction committed at %s, of which %d rows were published before the stream was cut, came again with other rows: publishing it again", h.cut, h.handed)
 }
@@ -92,6 +100,9 @@ func (h *handler) recognize(ev *Event) error {
 func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	if h.cfg.Transactional && !isFinal(err) {
+		return (*Pipeline)(h).spoil(err)
 	}
 	r.CommitLSN, r.Ordinal = ev.Transaction.CommitLSN, h.ordinal
 	err = describe(err, r)
@@ -118,10 +129,20 @@ func (h *handler) Commit(end LSN) error {
 	h.tx.Commit(end)
 	h.tx = nil
 	h.received.Store(max(h.received.Load(), uint64(end)))
+	switch {
+	case !h.cfg.Transactional:
+	case h.handed > 0:
+		h.txn.ended()
+	default:
+		h.txn.moved(end)
+	}
 	return nil
 }
 
 func (h *handler) Idle(lsn LSN) {
 	h.acks.Idle(lsn)
 	h.received.Store(max(h.received.Load(), uint64(lsn)))
+	if h.cfg.Transactional {
+		h.txn.moved(lsn)
+	}
 }

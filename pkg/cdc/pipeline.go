@@ -23,6 +23,11 @@ type Config struct {
 	// never be published; it ends the pipeline.
 	Route func(*Event) (*Record, error)
 
+	// Transactional says that Sink and Store are transactional, as [Sink] has
+	// it: each event is then seen exactly once. CheckpointInterval means
+	// nothing then.
+	Transactional bool
+
 	// DrainTimeout bounds the wait for records in flight when the pipeline
 	// stops. Defaults to 10s.
 	DrainTimeout time.Duration
@@ -59,18 +64,21 @@ type Pipeline struct {
 	failed chan error // the first event that could not be published; capacity 1
 	done   func(*Record, error)
 
-	session session // owned by Run's goroutine
+	session session  // owned by Run's goroutine
+	loaded  Position // what the session's start was judged by; owned by Run's goroutine
 
-	handing  sync.Mutex // held while something is handed over; guards the rest of this block
-	stopping bool       // nothing more is taken
-	tx       *Tx        // the open transaction
-	cut      LSN        // its commit record
-	ordinal  int64      // rows of it that were received in this stream
-	handed   int64      // rows of it that were handed over, in any stream or process
-	lastID   []byte     // of the last of them
-	spareID  []byte     // memory for the next one's
-	resumed  bool       // tx was opened in an earlier stream, and has to come again
-	differs  bool       // it came again with other rows: what was handed over of it means nothing
+	txn transaction // of a transactional sink
+
+	handing  turn   // held while something is handed over; guards the rest of this block
+	stopping bool   // nothing more is taken
+	tx       *Tx    // the open transaction
+	cut      LSN    // its commit record
+	ordinal  int64  // rows of it that were received in this stream
+	handed   int64  // rows of it that were handed over, in any stream or process
+	lastID   []byte // of the last of them
+	spareID  []byte // memory for the next one's
+	resumed  bool   // tx was opened in an earlier stream, and has to come again
+	differs  bool   // it came again with other rows: what was handed over of it means nothing
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
@@ -83,6 +91,16 @@ type Pipeline struct {
 	status Status   // guarded by mu
 	acks   *Tracker // guarded by mu; set by Run's goroutine
 }
+
+// turn is a mutex for waits that may be long: it blocks as a channel does, so that
+// virtual time passes meanwhile. Its capacity must be 1.
+type turn chan struct{}
+
+// Lock waits for the turn.
+func (t turn) Lock() { t <- struct{}{} }
+
+// Unlock gives it to somebody else.
+func (t turn) Unlock() { <-t }
 
 // session is what a pipeline must still own to go on from its own memory.
 type session struct {
@@ -97,6 +115,10 @@ const (
 	saveTimeout     = 10 * time.Second
 	lastSaveTimeout = 2 * time.Second
 
+	// acquireTimeout bounds a load and an acquire: a store that does not answer
+	// is asked again, on another connection.
+	acquireTimeout = time.Minute
+
 	// minIdleAdvance is how far an idle position must be ahead of the saved
 	// one to be saved: the save is WAL itself, and would chase its own tail.
 	minIdleAdvance = 1 << 20
@@ -104,7 +126,7 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1)}
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction()}
 	p.done = p.delivered
 	p.status = Status{State: Connecting, CaughtUp: time.Now()}
 	return p
@@ -133,6 +155,9 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		}
 		streamed := p.Status().State == Streaming
 		p.setState(Connecting, err)
+		if p.txn.spoilt.Load() != nil {
+			p.setTracker(nil) // only the store knows where to go on
+		}
 		answers, err := p.wait(ctx, attempt, streamed, err)
 		if err != nil {
 			return p.drain(ctx, nil)
@@ -184,11 +209,17 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 	return p.saveAt(ctx, s, mark, partial)
 }
 
-// saveAt saves and confirms. p.saving must be held.
+// saveAt saves and confirms. With a transactional store the save is also what
+// delivers the records: delivered and saved at once, then confirmed. p.saving must
+// be held.
 func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
 	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
+	}
+	if p.cfg.Transactional {
+		p.acked.Store(time.Now().UnixNano())
+		p.acks.Settle()
 	}
 	p.saved = pos
 	p.setCheckpoint(mark)
@@ -207,6 +238,9 @@ func (p *Pipeline) drain(ctx context.Context, s Stream) error {
 	}
 	p.setState(Stopping, nil)
 	partial := p.stopHanding()
+	if p.cfg.Transactional {
+		return p.commitLast(ctx, s)
+	}
 	dctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.DrainTimeout)
 	err := p.cfg.Sink.Flush(dctx)
 	cancel()
@@ -228,6 +262,12 @@ func (p *Pipeline) stopHanding() Partial {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	p.stopping = true
+	return p.partial()
+}
+
+// partial returns how far the open transaction was handed over. p.handing must be
+// held.
+func (p *Pipeline) partial() Partial {
 	if p.tx == nil || p.handed == 0 {
 		return Partial{}
 	}
@@ -236,6 +276,10 @@ func (p *Pipeline) stopHanding() Partial {
 
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
+	if p.cfg.Transactional {
+		p.gathered(r, err)
+		return
+	}
 	if err == nil {
 		p.acked.Store(time.Now().UnixNano())
 		r.tx.Ack()

@@ -47,7 +47,12 @@ func (p *Pipeline) round(ctx context.Context) error {
 		streamed = p.stream(gctx, stream)
 		return streamed
 	})
-	g.Go(func() error { return p.checkpoint(saving, stream) })
+	g.Go(func() error {
+		if p.cfg.Transactional {
+			return p.commitAll(saving, stream)
+		}
+		return p.checkpoint(saving, stream)
+	})
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
 			return drained
@@ -69,12 +74,14 @@ func (p *Pipeline) round(ctx context.Context) error {
 // nobody has owned the checkpoint or moved it on since and the server's history
 // is the same; else where the checkpoint stands.
 func (p *Pipeline) position(ctx context.Context, server Position) (Position, error) {
-	cp, err := p.cfg.Store.Load(ctx)
+	lctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	cp, err := p.cfg.Store.Load(lctx)
+	cancel()
 	if err != nil {
 		return Position{}, fmt.Errorf("load checkpoint: %w", err)
 	}
 	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
-	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs {
+	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs && p.txn.spoilt.Load() == nil {
 		return Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: received}, nil
 	}
 	if p.acks != nil {
@@ -82,14 +89,20 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		if p.differs {
 			why = "the cut transaction came again with other rows"
 		}
+		if p.txn.spoilt.Load() != nil {
+			why = "the open Kafka transaction is aborted"
+		}
 		p.cfg.Logger.Warn("starting from the checkpoint: "+why, "checkpoint_lsn", cp.LSN.String())
-		// What is in flight must not be mixed with what comes again.
-		if err := p.cfg.Sink.Flush(ctx); err != nil {
-			return Position{}, fmt.Errorf("flush sink: %w", err)
+		// What is in flight must not be mixed with what comes again. In a
+		// transaction it is Acquire that ends it.
+		if !p.cfg.Transactional {
+			if err := p.cfg.Sink.Flush(ctx); err != nil {
+				return Position{}, fmt.Errorf("flush sink: %w", err)
+			}
 		}
 	}
 	p.setTracker(nil)
-	p.session = now
+	p.session, p.loaded = now, cp.Position
 	return cp.Position, nil
 }
 
@@ -99,9 +112,16 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.ordinal, p.resumed = 0, p.tx != nil
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	defer cancel()
 	cp, err := p.cfg.Store.Acquire(ctx)
 	if err != nil {
 		return fmt.Errorf("acquire checkpoint: %w", err)
+	}
+	if p.cfg.Transactional {
+		if err := p.beginTransactional(cp.Position, start); err != nil {
+			return err
+		}
 	}
 	p.session.epoch = cp.Epoch
 	p.saved = cp.Position
@@ -114,7 +134,7 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.saved = start
 	}
 	p.setCheckpoint(p.saved.LSN)
-	p.setTracker(NewTracker(start.LSN, p.cfg.MaxUnconfirmedEvents))
+	p.setTracker(p.newTracker(start.LSN))
 	p.reopen(start)
 	return nil
 }
@@ -124,7 +144,8 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 func (p *Pipeline) reopen(start Position) {
 	partial, differs := p.saved.Partial, p.differs
 	p.tx, p.cut, p.ordinal, p.handed, p.resumed, p.differs = nil, 0, 0, 0, false, false
-	if !differs && partial.Rows > 0 && p.saved.Timeline == start.Timeline && p.saved.LSN == start.LSN {
+	sameHistory := p.saved.Timeline == start.Timeline || p.cfg.Transactional // which refuses what does not come again
+	if !differs && partial.Rows > 0 && sameHistory && p.saved.LSN == start.LSN {
 		p.tx, p.resumed = p.acks.Begin(Transaction{CommitLSN: partial.CommitLSN}), true
 		p.cut, p.handed, p.lastID = partial.CommitLSN, partial.Rows, []byte(partial.LastID)
 	}

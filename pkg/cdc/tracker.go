@@ -116,6 +116,25 @@ func (tx *Tx) Ack() {
 	}
 }
 
+// Settle says that every record registered so far is durable, acked or not. The
+// goroutine that reads the stream must be paused, and Ack must not be used
+// beside it. What is durable of the open transaction is not held any more.
+func (t *Tracker) Settle() {
+	t.mu.Lock()
+	for _, tx := range t.queue[t.head:] {
+		switch {
+		case tx.end != 0:
+			tx.pending.Store(0)
+		default:
+			tx.pending.Store(1) // until Commit
+			t.held.Add(-tx.events)
+			tx.events = 0
+		}
+	}
+	t.mu.Unlock()
+	t.advance()
+}
+
 // Commit closes the transaction, whose commit record ends at end.
 func (tx *Tx) Commit(end LSN) {
 	tx.end = end

@@ -7,6 +7,8 @@
 //     in which nothing may be written. A crash of Postgres may set that
 //     position back, and what follows it is then published again.
 //   - [File] keeps a file on the machine that walpost runs on.
+//   - [Witnessed] keeps it elsewhere, as in Kafka with the events themselves, and
+//     notes in the database that it does.
 //
 // The methods of all stores are safe for concurrent use. Each call is bounded
 // by its context, and the wait for a server or another process also by 10 s.
@@ -28,6 +30,7 @@ var (
 	_ cdc.Store = (*Postgres)(nil)
 	_ cdc.Store = (*Slot)(nil)
 	_ cdc.Store = (*File)(nil)
+	_ cdc.Store = (*Witnessed)(nil)
 )
 
 var errClosed = errors.New("store is closed")

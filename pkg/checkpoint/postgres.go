@@ -68,6 +68,19 @@ const (
 	insufficientPrivilege = "42501"
 )
 
+// SystemID returns the system identifier of the cluster.
+func (p *Postgres) SystemID(ctx context.Context) (id uint64, err error) {
+	err = p.session.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+		var text string
+		if err := conn.QueryRow(ctx, `SELECT system_identifier::text FROM pg_control_system()`).Scan(&text); err != nil {
+			return err
+		}
+		id, err = strconv.ParseUint(text, 10, 64)
+		return err
+	})
+	return id, err
+}
+
 // settings hold for one transaction, since with a pooler the next one may be in
 // another server process.
 //

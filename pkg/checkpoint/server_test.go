@@ -27,6 +27,9 @@ var serverTests = map[string]func(t *testing.T, db envtest.Database){
 	"PostgresSlots":        testPostgresSlots,
 	"Slot":                 testSlot,
 	"SlotClosed":           testSlotClosed,
+	"Witnessed":            testWitnessed,
+	"WitnessedGoesOn":      testWitnessedGoesOn,
+	"WitnessedLost":        testWitnessedLost,
 }
 
 // TestServers runs them on an old Postgres and on the newest.

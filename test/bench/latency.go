@@ -27,7 +27,11 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	cmd := b.command(ctx, b.pg.DSN(), slot, topic)
+	var args []string
+	if b.exactlyOnce {
+		args = append(args, exactlyOnce)
+	}
+	cmd := b.command(ctx, b.pg.DSN(), slot, topic, args...)
 	if err := cmd.Start(); err != nil {
 		return err
 	}
@@ -94,7 +98,7 @@ func (b *bench) writeShare(ctx context.Context, begun time.Time, session, total 
 // consume returns the latencies in the order of arrival.
 func (b *bench) consume(ctx context.Context, topic string, total int) ([]time.Duration, error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(time.Second))
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(time.Second), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		return nil, err
 	}

@@ -39,6 +39,7 @@ type bench struct {
 	events, rounds int
 	rate           int
 	duration       time.Duration
+	exactlyOnce    bool
 
 	pg      *testenv.PostgresServer
 	kafka   *testenv.KafkaServer
@@ -54,6 +55,7 @@ func run(ctx context.Context) (err error) {
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each contender")
 	flag.IntVar(&b.rate, "rate", 1000, "events per second while latency is measured")
 	flag.DurationVar(&b.duration, "duration", 20*time.Second, "how long latency is measured")
+	flag.BoolVar(&b.exactlyOnce, "exactly-once", false, "compare exactly-once with at-least-once instead, and measure its latency")
 	flag.Parse()
 
 	dir, err := os.MkdirTemp("", "walpost-bench-")

@@ -50,12 +50,23 @@ func (r *Report) example(format string, args ...any) {
 // Check reads the topics from their beginnings to where they end now, and
 // compares them with the ledger, whose Seen counts it sets.
 func Check(ctx context.Context, brokers []string, ledger Ledger, topics ...string) (Report, error) {
+	return check(ctx, brokers, ledger, topics, Consume)
+}
+
+// CheckCommitted is Check for what a consumer of committed records sees.
+func CheckCommitted(ctx context.Context, brokers []string, ledger Ledger, topics ...string) (Report, error) {
+	return check(ctx, brokers, ledger, topics, ConsumeCommitted)
+}
+
+func check(ctx context.Context, brokers []string, ledger Ledger, topics []string,
+	consume func(context.Context, []string, []string, func(*kgo.Record, int32)) error,
+) (Report, error) {
 	for _, e := range ledger {
 		e.Seen = 0
 	}
 	r := Report{Expected: len(ledger)}
 	c := &checker{ledger: ledger, last: map[string]int64{}, report: &r}
-	if err := Consume(ctx, brokers, topics, c.record); err != nil {
+	if err := consume(ctx, brokers, topics, c.record); err != nil {
 		return r, err
 	}
 	for id, e := range ledger {
@@ -144,11 +155,29 @@ func Murmur2Partition(key []byte, partitions int32) int32 {
 // stuckTimeout is how long no record may come while some are missing.
 const stuckTimeout = 30 * time.Second
 
+// place is a partition of a topic.
+type place struct {
+	topic     string
+	partition int32
+}
+
 // Consume calls fn for each record up to the topics' present ends, in order
-// within a partition.
+// within a partition, also for records of transactions that are open or aborted.
+// The markers that end transactions take offsets too; fn does not see them.
 func Consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record, int32)) error {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...),
+	return consume(ctx, brokers, topics, fn)
+}
+
+// ConsumeCommitted is Consume for a consumer of committed records. It waits for
+// what is open to be decided.
+func ConsumeCommitted(ctx context.Context, brokers, topics []string, fn func(*kgo.Record, int32)) error {
+	return consume(ctx, brokers, topics, fn, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+}
+
+func consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record, int32), opts ...kgo.Opt) error {
+	opts = append(opts, kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...), kgo.KeepControlRecords(),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxBytes(16<<20), kgo.FetchMaxPartitionBytes(4<<20))
+	cl, err := kgo.NewClient(opts...)
 	if err != nil {
 		return err
 	}
@@ -160,14 +189,16 @@ func Consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record,
 	if err != nil {
 		return fmt.Errorf("read end offsets: %w", err)
 	}
-	missing := int64(0)
+	missing := map[place]bool{}
 	partitions := map[string]int32{}
 	ends.Each(func(o kadm.ListedOffset) {
-		missing += o.Offset
+		if o.Offset > 0 {
+			missing[place{o.Topic, o.Partition}] = true
+		}
 		partitions[o.Topic]++
 	})
-	for missing > 0 {
-		fctx, cancel := context.WithTimeoutCause(ctx, stuckTimeout, fmt.Errorf("no record for %s, %d missing", stuckTimeout, missing))
+	for len(missing) > 0 {
+		fctx, cancel := context.WithTimeoutCause(ctx, stuckTimeout, fmt.Errorf("no record for %s, %d partitions not at their end", stuckTimeout, len(missing)))
 		fetches := cl.PollFetches(fctx)
 		err := context.Cause(fctx)
 		cancel()
@@ -178,8 +209,11 @@ func Consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record,
 			return fmt.Errorf("read topic %s: %w", errs[0].Topic, errs[0].Err)
 		}
 		fetches.EachRecord(func(rec *kgo.Record) {
-			if end, _ := ends.Lookup(rec.Topic, rec.Partition); rec.Offset < end.Offset {
-				missing--
+			end, _ := ends.Lookup(rec.Topic, rec.Partition)
+			if rec.Offset >= end.Offset-1 {
+				delete(missing, place{rec.Topic, rec.Partition})
+			}
+			if rec.Offset < end.Offset && !rec.Attrs.IsControl() {
 				fn(rec, partitions[rec.Topic])
 			}
 		})
@@ -187,7 +221,8 @@ func Consume(ctx context.Context, brokers, topics []string, fn func(*kgo.Record,
 	return nil
 }
 
-// Count returns how many records the topics hold, repeats included. A topic that
+// Count returns how many records the topics hold, repeats included, and the markers
+// of transactions. A topic that
 // is not there holds none.
 func Count(ctx context.Context, brokers []string, topics ...string) (int64, error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))

@@ -159,13 +159,15 @@ func (s *stage) caughtUp(limit time.Duration) {
 }
 
 // check compares Kafka with the table.
-func (s *stage) check() harness.Report {
+func (s *stage) check() harness.Report { return s.compare(harness.Check) }
+
+func (s *stage) compare(check func(context.Context, []string, harness.Ledger, ...string) (harness.Report, error)) harness.Report {
 	s.t.Helper()
 	ledger, err := harness.ReadLedger(s.t.Context(), s.conn, "outbox", "payload::text")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r, err := harness.Check(s.t.Context(), s.brokers, ledger, s.topic)
+	r, err := check(s.t.Context(), s.brokers, ledger, s.topic)
 	if err != nil {
 		s.t.Fatal(err)
 	}

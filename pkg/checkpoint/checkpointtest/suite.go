@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +25,10 @@ type Harness struct {
 	// through, until mend is called. A call that a fault would block has a
 	// context that ends soon.
 	Faults map[string]func(t *testing.T) (mend func())
+
+	// Transactional is set for stores whose Save ends a transaction of a sink: a
+	// failed one spoils it, and Acquire must follow.
+	Transactional bool
 
 	// Confirm is set for stores that keep nothing: they have no epoch, fence
 	// nobody and save nothing. It moves the position that they read forward,
@@ -320,6 +325,12 @@ func testFaultsOfSave(t *testing.T, h Harness) {
 		if got := load(t, h.Open(t)).Position; got != at(lsn) && got != at(lsn+1) {
 			t.Errorf("%s: Load() = %+v, want the position before or after", name, got)
 		}
+		if h.Transactional {
+			if err := s.Save(t.Context(), at(lsn+2)); err == nil {
+				t.Errorf("%s: Save() after one that failed = nil, want that it waits for Acquire", name)
+			}
+			acquire(t, s)
+		}
 		save(t, s, at(lsn+2))
 		wantStored(t, h, at(lsn+2))
 		lsn += 10
@@ -344,19 +355,30 @@ func testConcurrentSaves(t *testing.T, h Harness) {
 	wantStored(t, h, at(119))
 }
 
-// What Acquire returned is what stays, whatever the predecessor is doing.
+// What Acquire returned is what stays, whatever the predecessor is doing, and holds
+// whatever that was told is saved.
 func testFencedWhileSaving(t *testing.T, h Harness) {
 	first, second := h.Open(t), h.Open(t)
-	for round := range cdc.LSN(5) {
+	for round := range cdc.LSN(10) {
 		acquire(t, first)
 		start := make(chan struct{})
+		var saved atomic.Uint64 // the highest
 		var wg sync.WaitGroup
-		for i := range cdc.LSN(10) {
+		for worker := range cdc.LSN(2) {
 			wg.Go(func() {
 				<-start
-				err := first.Save(t.Context(), at(1+round*100+i))
-				if err != nil && !errors.Is(err, cdc.ErrFenced) {
-					t.Errorf("Save() = %v, want nil or ErrFenced", err)
+				for i := range cdc.LSN(20) {
+					lsn := 1 + round*100 + 2*i + worker
+					err := first.Save(t.Context(), at(lsn))
+					if errors.Is(err, cdc.ErrFenced) {
+						return
+					}
+					if err != nil {
+						t.Errorf("Save() = %v, want nil or ErrFenced", err)
+						return
+					}
+					for last := saved.Load(); uint64(lsn) > last && !saved.CompareAndSwap(last, uint64(lsn)); last = saved.Load() {
+					}
 				}
 			})
 		}
@@ -364,6 +386,9 @@ func testFencedWhileSaving(t *testing.T, h Harness) {
 		got := acquire(t, second).Position
 		wg.Wait()
 		wantStored(t, h, got)
+		if want := cdc.LSN(saved.Load()); got.LSN < want {
+			t.Errorf("Acquire() = %s, and the predecessor had saved %s", got.LSN, want)
+		}
 	}
 }
 

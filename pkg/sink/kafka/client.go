@@ -44,6 +44,14 @@ const (
 	// which costs walpost and the broker most of a core each.
 	maxRequestsInFlight = 1
 
+	// transactionLinger is how long the first record after a commit waits at the
+	// least, unless its own transaction is committed before: while the markers
+	// of the last one are being written a broker refuses it, and then it waits
+	// for 20 ms or more. What is refused nevertheless waits for a look at the
+	// cluster, which therefore comes sooner than else.
+	transactionLinger         = 5 * time.Millisecond
+	transactionMetadataMinAge = 50 * time.Millisecond
+
 	// metadataMinAge is the least time between two looks at the cluster.
 	// What failed for a moved or missing leader waits for the next look.
 	metadataMinAge = 250 * time.Millisecond
@@ -58,14 +66,7 @@ func backoff(tries int) time.Duration {
 // newClient makes a client, which dials when it is first used. Whatever may
 // pass it repeats without end and in order; only a refusal ends a record.
 func (s *Sink) newClient() (*kgo.Client, error) {
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(s.cfg.Brokers...),
-		kgo.ClientID(s.cfg.ClientID),
-		kgo.SoftwareNameAndVersion("walpost", "1"),
-		kgo.WithLogger(clientLog{s}),
-		kgo.WithHooks(s.health),
-		kgo.Dialer(s.dial),
-
+	opts := append(s.connectOpts(),
 		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
 		kgo.RecordPartitioner(newPartitioner()),
 		kgo.ProducerBatchCompression(codecs[s.cfg.Compression]()),
@@ -77,29 +78,47 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		// The budget is ours: the client's own must never block.
 		kgo.MaxBufferedRecords(math.MaxInt32),
 
-		kgo.RecordRetries(math.MaxInt64 - 1),
+		kgo.RecordRetries(math.MaxInt64-1),
 		kgo.UnknownTopicRetries(-1),
-		kgo.AlwaysRetryEOF(),
-		kgo.RetryBackoffFn(backoff),
-		kgo.MetadataMinAge(metadataMinAge),
 		kgo.ProduceRequestTimeout(produceTimeout),
-		kgo.RequestTimeoutOverhead(requestOverrun),
-		kgo.ConnIdleTimeout(idleTimeout),
-		kgo.DisableClientMetrics(),
 
 		// A broker that lost what it knew about this producer gets the
 		// unacknowledged batches again, in order. What it lost of the
 		// acknowledged ones is the cluster's to answer for.
 		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
-	}
-	if m := s.cfg.SASL.mechanism(); m != nil {
-		opts = append(opts, kgo.SASL(m))
+	)
+	if s.txn != nil {
+		opts = append(opts, kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
+			kgo.ProducerLinger(max(s.cfg.Linger, transactionLinger)),
+			kgo.ConcurrentTransactionsBackoff(transactionLinger), kgo.MetadataMinAge(transactionMetadataMinAge))
 	}
 	c, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	return c, nil
+}
+
+// connectOpts are what all clients have in common.
+func (s *Sink) connectOpts() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(s.cfg.Brokers...),
+		kgo.ClientID(s.cfg.ClientID),
+		kgo.SoftwareNameAndVersion("walpost", "1"),
+		kgo.WithLogger(clientLog{s}),
+		kgo.WithHooks(s.health),
+		kgo.Dialer(s.dial),
+		kgo.AlwaysRetryEOF(),
+		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RequestTimeoutOverhead(requestOverrun),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.DisableClientMetrics(),
+	}
+	if m := s.cfg.SASL.mechanism(); m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return opts
 }
 
 // dial opens a connection. Whatever goes wrong is reported as a failed dial,

@@ -50,6 +50,12 @@ type Config struct {
 	Partitions        int
 	ReplicationFactor int
 
+	// TransactionTimeout is how long a transaction may be open before the
+	// cluster aborts it. It also bounds how long consumers that read committed
+	// records wait for a process that died. Defaults to a minute. For
+	// [Transactional] only.
+	TransactionTimeout time.Duration
+
 	// TLS, if not nil, is how brokers are dialled; see [TLS.Config]. A
 	// missing ServerName is each broker's host.
 	TLS *tls.Config
@@ -103,6 +109,7 @@ func (c Config) withDefaults() Config {
 	c.MaxInFlightBytes = cmp.Or(c.MaxInFlightBytes, 24<<20)
 	c.Partitions = cmp.Or(c.Partitions, -1)
 	c.ReplicationFactor = cmp.Or(c.ReplicationFactor, -1)
+	c.TransactionTimeout = cmp.Or(c.TransactionTimeout, time.Minute)
 	c.Logger = cmp.Or(c.Logger, slog.Default())
 	if c.Dialer == nil {
 		c.Dialer = new(net.Dialer).DialContext
@@ -130,6 +137,7 @@ func (c Config) validate() error {
 	check(c.MaxInFlightBytes > 0, "max in-flight bytes %d: want more than 0", c.MaxInFlightBytes)
 	check(c.Partitions == -1 || c.Partitions > 0 && c.Partitions <= 1<<20, "partitions %d: want 0 or more, at most %d", c.Partitions, 1<<20)
 	check(c.ReplicationFactor == -1 || c.ReplicationFactor > 0 && c.ReplicationFactor < 1<<15, "replication factor %d: want 0 or more, at most %d", c.ReplicationFactor, 1<<15-1)
+	check(c.TransactionTimeout >= time.Second, "transaction timeout %s: want at least 1s", c.TransactionTimeout)
 	if err := c.SASL.validate(); err != nil {
 		errs = append(errs, err)
 	}

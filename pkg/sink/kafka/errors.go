@@ -2,6 +2,7 @@ package kafka
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -74,6 +75,21 @@ func refused(topic string, size int, err error) error {
 	return cdc.Poison(cdc.PoisonRefused, "topic %s: the broker refused the record: %w", topic, err)
 }
 
+// errNewClient spoils a transaction in which a topic has turned out to take other
+// batches than the client library knows: it must be replaced, with a new
+// transaction.
+var errNewClient = errors.New("kafka: what is known about a topic has changed, beginning a new transaction")
+
+// fenced adds [cdc.ErrFenced] to an answer that says that somebody else has taken
+// the transactional id over, or that the coordinator has aborted the transaction
+// and raised its epoch on its own.
+func fenced(err error) error {
+	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.InvalidTxnState) {
+		return fmt.Errorf("%w: %w", cdc.ErrFenced, err)
+	}
+	return err
+}
+
 // hints are what to do about an error, by what the error says. Some reach us
 // only as text, in a log line of the client library.
 var hints = []struct {
@@ -84,6 +100,8 @@ var hints = []struct {
 	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
 	{kerr.TopicAuthorizationFailed, "allow the user to describe and write the topic"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
+	{kerr.TransactionalIDAuthorizationFailed, "allow the user to describe and write the transactional id, which begins with " + transactionPrefix},
+	{kerr.InvalidTransactionTimeout, "lower kafka.transaction_timeout to at most the brokers' transaction.max.timeout.ms"},
 	{kerr.SaslAuthenticationFailed, "check kafka.sasl"},
 	{kerr.UnsupportedSaslMechanism, "check kafka.sasl.mechanism"},
 	{kerr.IllegalSaslState, "check kafka.sasl"},

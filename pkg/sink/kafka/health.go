@@ -48,6 +48,8 @@ type health struct {
 	contact  atomic.Int64 // a broker answered
 	inited   atomic.Int64 // a request for a producer id was answered
 
+	ending atomic.Bool // a transaction is being ended, which counts as in flight
+
 	lost atomic.Bool // no broker has answered since a connection failed
 
 	mu      sync.Mutex
@@ -119,10 +121,11 @@ func (h *health) ping(ctx context.Context, c *kgo.Client) error {
 	return err
 }
 
-// stalled reports whether records are in flight and none was acknowledged for d.
+// stalled reports whether records are in flight, or a transaction is being ended,
+// and nothing was acknowledged for d.
 func (h *health) stalled(d time.Duration) bool {
 	records, _ := h.budget.inFlight()
-	return records > 0 && since(&h.progress) > d
+	return (records > 0 || h.ending.Load()) && since(&h.progress) > d
 }
 
 // connected reports whether a broker has answered since a connection failed,

@@ -33,7 +33,7 @@ func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 		l.s.metrics.retries.Inc()
 		l.s.health.suspect(fmt.Errorf("topic %s: %w", line.topic, line.err))
 	case line.final():
-		l.s.giveUp(fmt.Errorf("write to topic %s: %w", line.topic, line.err))
+		l.s.giveUp(fmt.Errorf("write to topic %s: %w", line.topic, fenced(line.err)))
 	case line.retrying != "":
 		l.s.metrics.retries.Inc()
 		l.s.health.suspect(errors.New(line.retrying))

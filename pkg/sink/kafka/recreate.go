@@ -101,6 +101,9 @@ func (s *Sink) readopt(queue []*delivery, orphaned bool) (alone bool, culprit *d
 	if culprit, err := s.narrow(queue); err != nil {
 		return false, culprit, err
 	}
+	if s.txn != nil {
+		return false, nil, errNewClient
+	}
 	if alone = makeRoom(queue[0]); !orphaned && !alone {
 		return false, nil, nil
 	}

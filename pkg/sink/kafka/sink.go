@@ -43,6 +43,8 @@ type Sink struct {
 	quitOnce, toldOnce sync.Once
 	cause              error // why quit is closed; set before that
 
+	txn *openTransaction // nil unless the sink writes in transactions
+
 	held []outcome // failures that follow from that record, until told; owned by the promise
 }
 
@@ -61,22 +63,30 @@ func New(cfg Config) (*Sink, error) {
 	}
 	s := &Sink{
 		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer),
-		budget: newBudget(cfg.MaxInFlightBytes),
-		quit:   make(chan struct{}), told: make(chan struct{}),
+		budget: newBudget(cfg.MaxInFlightBytes), quit: make(chan struct{}),
 	}
+	s.health = newHealth(cfg.Logger, s.metrics, s.budget, s.quit)
+	if err := s.init(); err != nil {
+		return nil, err
+	}
+	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
+	return s, nil
+}
+
+// init makes what belongs to one sink alone.
+func (s *Sink) init() error {
+	s.told = make(chan struct{})
 	s.promise = s.delivered
 	s.deliveries.New = func() any { return &delivery{sink: s} }
 	s.orphans.feeding = make(chan struct{}, 1)
 	s.topics.known = make(map[string]*topic)
-	s.topics.fallback = int32(max(cfg.MaxMessageBytes, minMessageBytes))
-	s.health = newHealth(cfg.Logger, s.metrics, s.budget, s.quit)
+	s.topics.fallback = int32(max(s.cfg.MaxMessageBytes, minMessageBytes))
 	c, err := s.newClient()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	s.client.Store(c)
-	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
-	return s, nil
+	return nil
 }
 
 // Produce implements [cdc.Sink]. The first record for a topic also waits, until
@@ -208,6 +218,9 @@ func (s *Sink) giveUp(cause error) (first bool) {
 func (s *Sink) delivered(kr *kgo.Record, err error) {
 	d := kr.Context.(*delivery)
 	if err == nil {
+		err = s.txn.check(kr)
+	}
+	if err == nil {
 		s.acknowledged(d)
 		s.finish(d, nil)
 		return
@@ -221,7 +234,7 @@ func (s *Sink) delivered(kr *kgo.Record, err error) {
 		s.hold(d)
 		return
 	}
-	err = fmt.Errorf("write to topic %s: %w", d.topic.name, err)
+	err = fmt.Errorf("write to topic %s: %w", d.topic.name, fenced(err))
 	s.giveUp(err)
 	s.finish(d, err)
 	s.tell()
@@ -252,6 +265,10 @@ func (s *Sink) finishHeld() {
 func (s *Sink) acknowledged(d *delivery) {
 	now := time.Now()
 	s.health.progressed(now)
+	if s.txn != nil {
+		s.txn.acknowledged(d) // counts once it is committed
+		return
+	}
 	d.topic.processed.Inc()
 	s.metrics.latency.Observe(max(0, now.Sub(d.record.CommitTime)).Seconds())
 }

@@ -175,6 +175,12 @@ func (s *Sink) reconsider(ctx context.Context, t *topic, r *cdc.Record, size int
 // adjust makes f what is known about the topic, in the client too, once nothing
 // is in flight.
 func (s *Sink) adjust(ctx context.Context, t *topic, f facts) error {
+	if s.txn != nil {
+		t.set(f)
+		s.giveUp(errNewClient)
+		s.tell()
+		return errNewClient
+	}
 	if err := s.Flush(ctx); err != nil {
 		return err
 	}

@@ -1,0 +1,156 @@
+package cdc_test
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
+)
+
+// A stop inside a transaction commits what was handed over, and the next process
+// goes on behind it.
+func TestExactlyOnceStops(t *testing.T) {
+	for stop := 5 * time.Millisecond; stop < 100*time.Millisecond; stop += 7 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			r := newExactRig(t, script...)
+			if err := r.run(stop); err != nil {
+				t.Fatalf("Run() = %v", err)
+			}
+			if err := r.run(time.Minute); err != nil {
+				t.Fatalf("Run() after a stop = %v", err)
+			}
+			r.check()
+		})
+	}
+}
+
+// A stop waits for the commit that is under way.
+func TestExactlyOnceStopsInsideCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		r.cluster.delay = time.Second
+		if err := r.run(1500 * time.Millisecond); err != nil {
+			t.Fatalf("Run() = %v", err)
+		}
+		if got := r.cluster.committed(); got != 3 {
+			t.Errorf("%d transactions, want 3: the first position, the one that was under way, and the last", got)
+		}
+		r.cluster.delay = 0
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// A stop while nothing streams, after a transaction was spoilt, has nothing left to do.
+func TestExactlyOnceStopsAfterSpoilt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		r.cluster.setFault(func(_ int, o op) checkpointtest.Fault {
+			if o == opSave && len(r.cluster.seen) > 1 {
+				r.server.refuse = errBroken // and Postgres is away
+				return checkpointtest.Lost
+			}
+			return checkpointtest.None
+		})
+		if err := r.run(time.Minute); err != nil {
+			t.Errorf("Run() = %v", err)
+		}
+		r.cluster.heal()
+		r.server.refuse = nil
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// While a commit hangs nothing counts as acknowledged.
+func TestExactlyOnceCommitHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script...)
+		p, stop := r.start()
+		time.Sleep(time.Second)
+		r.cluster.setFault(func(_ int, o op) checkpointtest.Fault {
+			if o == opSave {
+				return checkpointtest.Silent
+			}
+			return checkpointtest.None
+		})
+		r.server.commit(scriptTx{keys: []string{"a"}, end: 50})
+		time.Sleep(30 * time.Second)
+		if st := p.Status(); st.Acknowledged != 40 && st.Acknowledged != 30 || st.Unconfirmed != 1 || st.Lag(time.Now()) < 29*time.Second {
+			t.Errorf("status = %+v, lag %s, want one event unacknowledged for 30 s", st, st.Lag(time.Now()))
+		}
+		begun := time.Now()
+		if err := stop(); err == nil {
+			t.Error("Run() = nil, want that the stop was not clean")
+		}
+		if took := time.Since(begun); took > 11*time.Second {
+			t.Errorf("the stop took %s, want at most the drain timeout", took)
+		}
+		r.cluster.heal()
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.check()
+	})
+}
+
+// What lies before a poison row is committed, and nothing else.
+func TestExactlyOncePoison(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script[0], scriptTx{keys: []string{"d", "poison", "e"}, end: 30})
+		var poison *cdc.PoisonError
+		if err := r.run(time.Minute); !errors.As(err, &poison) {
+			t.Fatalf("Run() = %v, want a PoisonError", err)
+		}
+		want := cdc.Partial{CommitLSN: 29, Rows: 1, LastID: "d/0/1E/1"}
+		if cp := r.cluster.Checkpoint(); cp.LSN != 10 || cp.Partial != want {
+			t.Errorf("checkpoint = %+v, want 0/A and %+v", cp, want)
+		}
+		if got := len(r.cluster.records()); got != 4 {
+			t.Errorf("%d records are seen, want 4", got)
+		}
+	})
+}
+
+// A record that the cluster refuses for good ends the pipeline with its identity,
+// and its transaction is not seen.
+func TestExactlyOnceRefusedRecord(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, script[0], scriptTx{keys: []string{"d", "refused"}, end: 30})
+		r.server.pace = 0
+		var poison *cdc.PoisonError
+		if err := r.run(time.Minute); !errors.As(err, &poison) || poison.CommitLSN != 29 || poison.Ordinal != 2 {
+			t.Fatalf("Run() = %v, want a PoisonError of row 2 of 0/1D", err)
+		}
+		if got := len(r.cluster.records()); got > 3 {
+			t.Errorf("%d records are seen, want none of the second transaction", got)
+		}
+	})
+}
+
+// A cut transaction that comes again with other rows is refused: a count of rows
+// means nothing then, and to publish it again would repeat some.
+func TestExactlyOnceOtherRows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newExactRig(t, scriptTx{keys: []string{"a", "b"}, end: 100})
+		r.server.hold = "0/64" // the commit does not come
+		if err := r.run(time.Minute); err != nil {
+			t.Fatal(err)
+		}
+		r.server.hold, r.server.txs[0] = "", scriptTx{keys: []string{"x", "a", "b"}, end: 100}
+		var refused *cdc.RefusedError
+		if err := r.run(time.Minute); !errors.As(err, &refused) || refused.Hint == "" {
+			t.Errorf("Run() = %v, want a refusal with a hint", err)
+		}
+		if got := len(r.cluster.records()); got != 2 {
+			t.Errorf("%d records are seen, want 2", got)
+		}
+	})
+}
