@@ -15,11 +15,8 @@ import (
 // open opens a stream of a slot that is created for it.
 func open(t *testing.T, cfg Config) (cdc.Stream, error) {
 	t.Helper()
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := src.Open(t.Context(), func(context.Context, cdc.Position) (cdc.Position, error) { return cdc.Position{}, nil })
+	src := newSource(t, cfg)
+	st, err := src.Open(t.Context(), fromSlot)
 	if err == nil {
 		t.Cleanup(func() { _ = st.Close() })
 	}
@@ -99,10 +96,7 @@ func TestRowFilter(t *testing.T) {
 func TestPublicationChanges(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, _, write := outbox(t, db)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{})
 	write(1, 1)
 	r.await(1)
@@ -123,10 +117,7 @@ func TestPublicationIsYounger(t *testing.T) {
 				db.Exec(t, "DROP PUBLICATION p")
 				write(1, 10)
 				db.Exec(t, "CREATE PUBLICATION p FOR TABLE outbox")
-				src, err := New(cfg)
-				if err != nil {
-					t.Fatal(err)
-				}
+				src := newSource(t, cfg)
 				checkRefused(t, start(t, src, cdc.Position{}, &run{}), "did not exist yet")
 			})
 		}
@@ -154,10 +145,7 @@ func TestAttachedWhereItIsFilled(t *testing.T) {
 	db.Exec(t, root+"CREATE TABLE p3 (n int, pad text); CREATE TABLE other (n int); CREATE PUBLICATION p FOR ALL TABLES")
 	slot := envtest.Name(t)
 	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
-	src, err := New(Config{DSN: db.DSN, Slot: slot, Publication: "p", Tables: []Table{{"public", "outbox"}}, Columns: []string{"n", "pad"}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, Config{DSN: db.DSN, Slot: slot, Publication: "p", Tables: []Table{{"public", "outbox"}}, Columns: []string{"n", "pad"}})
 	r := start(t, src, cdc.Position{}, &run{})
 	db.Exec(t, "INSERT INTO p3 VALUES (0, 'before it is one'); INSERT INTO other VALUES (1)")
 	db.Exec(t, "TRUNCATE p3")
@@ -189,10 +177,7 @@ func TestOwnedWhileOpening(t *testing.T) {
 	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{"wal_sender_timeout": "1s"}})
 	db := envtest.NewDatabaseOn(t, pg)
 	cfg, _, write := outbox(t, db)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	asked := make(chan struct{})
 	opened := make(chan error, 1)
 	var st cdc.Stream
@@ -239,10 +224,7 @@ func TestTimeouts(t *testing.T) {
 			db := envtest.NewDatabase(t)
 			cfg, _, write := outbox(t, db)
 			db.Exec(t, "ALTER DATABASE "+db.Name+" SET wal_sender_timeout = '"+setting+"'")
-			src, err := New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			src := newSource(t, cfg)
 			r := start(t, src, cdc.Position{}, &run{})
 			write(1, 1)
 			r.await(1)

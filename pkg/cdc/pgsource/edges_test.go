@@ -27,10 +27,7 @@ func TestStandbyAway(t *testing.T) {
 		db.Exec(t, "ALTER SYSTEM SET synchronized_standby_slots = 'sb'")
 		db.Exec(t, "SELECT pg_reload_conf()")
 		write(1, 3000)
-		src, err := New(cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
+		src := newSource(t, cfg)
 		r := start(t, src, cdc.Position{}, &run{})
 		select {
 		case err := <-r.ended:
@@ -66,10 +63,7 @@ func TestEncoding(t *testing.T) {
 	cfg.Binary = func(uint32) bool { return true }
 	db.Exec(t, "INSERT INTO words VALUES ('caf' || chr(233))")
 	write(1, 2000) // a backlog to pull
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{})
 	r.await(1)
 	db.Exec(t, "INSERT INTO words VALUES ('na' || chr(239) || 'f')")
@@ -86,10 +80,7 @@ func TestShutdownWhilePulling(t *testing.T) {
 	db := envtest.Database{Name: "postgres", DSN: pg.DSN()}
 	cfg, _, write := outbox(t, db)
 	write(1, 20000)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
 	<-r.blocked
 	begun := time.Now()
@@ -125,11 +116,8 @@ func TestSlowIsNotStalled(t *testing.T) {
 	cfg, log, write := outbox(t, db)
 	cfg.StatusInterval = 50 * time.Millisecond
 	write(1, 2000)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := src.Open(t.Context(), func(context.Context, cdc.Position) (cdc.Position, error) { return cdc.Position{}, nil })
+	src := newSource(t, cfg)
+	st, err := src.Open(t.Context(), fromSlot)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -145,13 +133,10 @@ func TestSlowIsNotStalled(t *testing.T) {
 func TestHandlerStopsFirst(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, _, write := outbox(t, db)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	write(1, 100)
 	for range 50 {
-		st, err := src.Open(t.Context(), func(context.Context, cdc.Position) (cdc.Position, error) { return cdc.Position{}, nil })
+		st, err := src.Open(t.Context(), fromSlot)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -186,10 +171,7 @@ func TestEarlierPullEnds(t *testing.T) {
 	if _, err := frozen.Exec(t.Context(), copySlot); err != nil {
 		t.Fatal(err)
 	}
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{})
 	if err := frozen.Ping(t.Context()); err == nil {
 		t.Error("the earlier owner's session still lives")

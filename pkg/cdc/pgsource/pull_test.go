@@ -69,6 +69,15 @@ func (r *run) seen() ([]string, cdc.LSN) {
 	return slices.Clone(r.rows), r.at
 }
 
+func newSource(t *testing.T, cfg Config) *Source {
+	t.Helper()
+	src, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return src
+}
+
 // start opens a stream of src from a saved position and runs it.
 func start(t *testing.T, src *Source, saved cdc.Position, r *run) *run {
 	t.Helper()
@@ -186,10 +195,7 @@ func TestPull(t *testing.T) {
 			db := envtest.NewDatabaseOn(t, pg)
 			cfg, log, write := outbox(t, db)
 			write(1, 3000)
-			src, err := New(cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
+			src := newSource(t, cfg)
 			r := start(t, src, cdc.Position{}, &run{})
 			r.await(3000)
 			write(3001, 3100)
@@ -244,10 +250,7 @@ func checkConfirmed(t *testing.T, db envtest.Database, slot string, want cdc.LSN
 func TestFallBehind(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, log, write := outbox(t, db)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
 	write(1, 1)
 	<-r.blocked
@@ -267,10 +270,7 @@ func TestStopWhilePulling(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, _, write := outbox(t, db)
 	write(1, 3000)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
 	<-r.blocked
 	begun := time.Now()
@@ -293,19 +293,16 @@ func TestPullStalls(t *testing.T) {
 	cfg, log, write := outbox(t, db)
 	cfg.PullAbove = 3 << 20 // so that the second stream does not fall behind
 	write(1, 3000)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	src.stallLimit = time.Second
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
 	select {
-	case err = <-r.ended:
+	case err := <-r.ended:
+		if err == nil || !strings.Contains(err.Error(), errStalled.Error()) {
+			t.Errorf("Run() = %v, want %v", err, errStalled)
+		}
 	case <-time.After(30 * time.Second):
 		t.Fatal("the pull goes on")
-	}
-	if err == nil || !strings.Contains(err.Error(), errStalled.Error()) {
-		t.Errorf("Run() = %v, want %v", err, errStalled)
 	}
 	_ = r.st.Close()
 	r = start(t, src, cdc.Position{}, &run{})
@@ -322,10 +319,7 @@ func TestPullRefused(t *testing.T) {
 	db := envtest.NewDatabaseOn(t, pg)
 	cfg, log, write := outbox(t, db)
 	write(1, 3000)
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	r := start(t, src, cdc.Position{}, &run{})
 	if got := r.await(3000); !slices.Equal(got, numbers(1, 3000)) {
 		t.Errorf("got %d rows, want 1 to 3000", len(got))
@@ -341,10 +335,7 @@ func TestStopAtAnyMoment(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, _, write := outbox(t, db)
 	cfg.StatusInterval = time.Millisecond // the looks follow each other
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
+	src := newSource(t, cfg)
 	saved := cdc.Position{}
 	for n := range 20 {
 		r := start(t, src, saved, &run{})

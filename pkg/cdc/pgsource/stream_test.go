@@ -43,11 +43,8 @@ func (c *collector) Idle(lsn cdc.LSN) { c.idle = max(c.idle, lsn) }
 // transactions.
 func stream(t *testing.T, cfg Config, want int) *collector {
 	t.Helper()
-	src, err := New(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	st, err := src.Open(t.Context(), func(context.Context, cdc.Position) (cdc.Position, error) { return cdc.Position{}, nil })
+	src := newSource(t, cfg)
+	st, err := src.Open(t.Context(), fromSlot)
 	if err != nil {
 		t.Fatal(err)
 	}
