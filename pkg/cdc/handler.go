@@ -53,22 +53,42 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	if h.ordinal <= h.handed {
 		return h.recognize(ev)
 	}
-	r, err := h.cfg.Route(ev)
+	r, poison, err := h.route(ev)
 	if err != nil {
-		return h.poison(ctx, fmt.Errorf("route: %w", err), ev, new(Record))
+		return h.poison(ctx, err, ev, r)
 	}
 	if err := h.tx.Add(ctx); err != nil {
 		return err
 	}
 	r.tx, r.CommitLSN, r.Ordinal = h.tx, ev.Transaction.CommitLSN, h.ordinal
 	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
-	if err := h.cfg.Sink.Produce(ctx, r, h.done); err != nil {
+	if err := h.send(ctx, r, poison, ev.Relation.Schema+"."+ev.Relation.Name); err != nil {
 		h.tx.Withdraw()
 		return h.poison(ctx, fmt.Errorf("produce: %w", err), ev, r)
 	}
 	h.handed++
 	h.lastID, h.spareID = id, h.lastID
 	return nil
+}
+
+// route makes a record of the event. With dead letters poison is no error, but
+// comes with a record of what could be read.
+func (h *handler) route(ev *Event) (*Record, *PoisonError, error) {
+	r, err := h.cfg.Route(ev)
+	if r == nil {
+		r = NewRecord()
+	}
+	if err == nil {
+		return r, nil, nil
+	}
+	var poison *PoisonError
+	if errors.As(err, &poison) {
+		(*Pipeline)(h).countFailed(poison.Reason)
+	}
+	if h.letters.lots == nil || poison == nil {
+		return r, nil, fmt.Errorf("route: %w", err)
+	}
+	return r, poison, nil
 }
 
 // recognize passes over a row that was handed over before the stream broke. If the
@@ -78,7 +98,7 @@ func (h *handler) recognize(ev *Event) error {
 	if h.ordinal < h.handed {
 		return nil
 	}
-	r, err := h.cfg.Route(ev)
+	r, _, err := h.route(ev)
 	if err == nil && string(r.ID) == string(h.lastID) {
 		r.Free()
 		return nil

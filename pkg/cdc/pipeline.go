@@ -20,8 +20,13 @@ type Config struct {
 
 	// Route makes a record of an event. It copies what it keeps, and is
 	// called from one goroutine. A [PoisonError] says that the event can
-	// never be published; it ends the pipeline.
+	// never be published; with it comes a record of what could be read. It
+	// ends the pipeline, unless there are DeadLetters.
 	Route func(*Event) (*Record, error)
+
+	// DeadLetters takes events that can never be published, and those behind
+	// them. Nil ends the pipeline at the first.
+	DeadLetters *DeadLetters
 
 	// DrainTimeout bounds the wait for records in flight when the pipeline
 	// stops. Defaults to 10s.
@@ -61,16 +66,17 @@ type Pipeline struct {
 
 	session session // owned by Run's goroutine
 
-	handing  sync.Mutex // held while something is handed over; guards the rest of this block
-	stopping bool       // nothing more is taken
-	tx       *Tx        // the open transaction
-	cut      LSN        // its commit record
-	ordinal  int64      // rows of it that were received in this stream
-	handed   int64      // rows of it that were handed over, in any stream or process
-	lastID   []byte     // of the last of them
-	spareID  []byte     // memory for the next one's
-	resumed  bool       // tx was opened in an earlier stream, and has to come again
-	differs  bool       // it came again with other rows: what was handed over of it means nothing
+	handing  lock   // held while something is handed over; guards the rest of this block
+	stopping bool   // nothing more is taken
+	tx       *Tx    // the open transaction
+	cut      LSN    // its commit record
+	ordinal  int64  // rows of it that were received in this stream
+	handed   int64  // rows of it that were handed over, in any stream or process
+	lastID   []byte // of the last of them
+	spareID  []byte // memory for the next one's
+	resumed  bool   // tx was opened in an earlier stream, and has to come again
+	differs  bool   // it came again with other rows: what was handed over of it means nothing
+	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
@@ -104,9 +110,9 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1)}
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(lock, 1)}
 	p.done = p.delivered
-	p.status = Status{State: Connecting, CaughtUp: time.Now()}
+	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
 }
 
@@ -231,10 +237,19 @@ func (p *Pipeline) stopHanding() Partial {
 
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
+	if r.batch != nil {
+		r.batch.done(err)
+	}
 	if err == nil {
 		p.acked.Store(time.Now().UnixNano())
-		r.tx.Ack()
+		if r.tx != nil {
+			r.tx.Ack()
+		}
 	} else {
+		var poison *PoisonError
+		if errors.As(err, &poison) {
+			p.countFailed(poison.Reason)
+		}
 		p.gaveUp.Store(true)
 		p.fail(describe(fmt.Errorf("produce: %w", err), r))
 	}

@@ -45,6 +45,7 @@ func (p *Pipeline) round(ctx context.Context) error {
 		return streamed
 	})
 	g.Go(func() error { return p.checkpoint(saving, stream) })
+	g.Go(func() error { return p.attend(saving) })
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
 			return drained
@@ -69,7 +70,8 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		return Position{}, fmt.Errorf("load checkpoint: %w", err)
 	}
 	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
-	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs {
+	p.letters.opened = server
+	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs && !p.letters.lost {
 		return Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: received}, nil
 	}
 	if p.acks != nil {
@@ -84,7 +86,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		}
 	}
 	p.setTracker(nil)
-	p.session = now
+	p.session, p.letters.lost = now, false
 	return cp.Position, nil
 }
 
@@ -92,7 +94,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	if p.acks != nil {
 		p.ordinal, p.resumed = 0, p.tx != nil
-		return nil
+		return p.claim(ctx, false)
 	}
 	cp, err := p.cfg.Store.Acquire(ctx)
 	if err != nil {
@@ -109,6 +111,9 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.saved = start
 	}
 	p.setCheckpoint(p.saved.LSN)
+	if err := p.claim(ctx, true); err != nil {
+		return err
+	}
 	p.setTracker(NewTracker(start.LSN, p.cfg.MaxUnconfirmedEvents))
 	p.reopen(start)
 	return nil

@@ -1,0 +1,469 @@
+package cdc_test
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
+	"github.com/walpost/walpost/pkg/deadletter"
+	"github.com/walpost/walpost/pkg/sink/sinktest"
+)
+
+const dlq = "dlq"
+
+// cluster is what is durable in Kafka, whichever process wrote it.
+type cluster struct {
+	mu      sync.Mutex          // guards all below
+	letters []cdc.Record        // the dead-letter topic
+	events  map[string][]string // the topic t by key, in order
+	stalled map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
+	slow    time.Duration
+	bad     map[string]bool // events that the topic takes no more
+	wasBad  map[string]bool
+}
+
+func newCluster() *cluster {
+	return &cluster{events: map[string][]string{}, stalled: map[int]bool{}, bad: map[string]bool{}, wasBad: map[string]bool{}}
+}
+
+const clusterPartitions = 2
+
+// keep is the outcome of a record: in each partition all is kept in order, up to
+// some moment, and what comes after that is neither kept nor answered.
+func (c *cluster) keep(r *cdc.Record) sinktest.Outcome {
+	time.Sleep(c.slow)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	partition := -1
+	if r.Topic != dlq {
+		partition = sinktest.Partition(r.Key, clusterPartitions)
+	}
+	switch {
+	case c.stalled[partition]:
+		return sinktest.Outcome{Lost: true, Silent: true}
+	case r.Topic == dlq:
+		c.letters = append(c.letters, cloneRecord(r))
+	default:
+		c.events[string(r.Key)] = append(c.events[string(r.Key)], string(r.Value))
+	}
+	return sinktest.Outcome{}
+}
+
+func cloneRecord(r *cdc.Record) cdc.Record {
+	c := cdc.Record{Topic: r.Topic, Key: bytes.Clone(r.Key), Value: bytes.Clone(r.Value), Partition: r.Partition, Timestamp: r.Timestamp}
+	for _, h := range r.Headers {
+		c.Headers = append(c.Headers, cdc.Header{Key: h.Key, Value: bytes.Clone(h.Value)})
+	}
+	return c
+}
+
+// Fetch implements cdc.LetterLog.
+func (c *cluster) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
+	for {
+		if found := c.from(from); len(found) > 0 {
+			return found, nil
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+func (c *cluster) from(from int64) []cdc.Logged {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var found []cdc.Logged
+	for i := from; i < int64(len(c.letters)) && len(found) < 5; i++ {
+		r := cloneRecord(&c.letters[i])
+		found = append(found, cdc.Logged{Record: &r, Offset: i})
+	}
+	return found
+}
+
+func (c *cluster) request(q cdc.Request) {
+	r := cdc.NewRecord()
+	deadletter.Encode(dlq, &cdc.Letter{Kind: cdc.LetterRequest, Slot: "s", Time: time.Now(), Request: &q}, r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.letters = append(c.letters, cloneRecord(r))
+}
+
+func (c *cluster) lots(t *testing.T) *cdc.Lots {
+	t.Helper()
+	lots := cdc.NewLots("s")
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.letters {
+		l, err := deadletter.Decode(&c.letters[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.Offset = int64(i)
+		lots.Apply(l)
+	}
+	return lots
+}
+
+func (c *cluster) set(fn func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	fn()
+}
+
+func (c *cluster) isBad(event string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bad[event]
+}
+
+// picky is a sink whose topic refuses bad events.
+type picky struct {
+	*sinktest.Memory
+	cluster *cluster
+}
+
+func (p picky) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
+	if r.Topic != dlq && p.cluster.isBad(string(r.Value)) {
+		return cdc.Poison(cdc.PoisonOversize, "too large for the topic")
+	}
+	return p.Memory.Produce(ctx, r, done)
+}
+
+// mourner is a pipeline with dead letters that can be restarted.
+type mourner struct {
+	t       *testing.T
+	store   *checkpointtest.Memory
+	server  *server
+	cluster *cluster
+	log     *slog.Logger
+
+	cancel context.CancelFunc
+	ended  chan error
+	sink   *sinktest.Memory
+	p      *cdc.Pipeline
+}
+
+func newMourner(t *testing.T, txs ...scriptTx) *mourner {
+	store := checkpointtest.NewMemory()
+	return &mourner{t: t, store: store, server: newServer(t, store, txs...), cluster: newCluster(), log: slog.New(slog.DiscardHandler)}
+}
+
+func (m *mourner) start() {
+	ctx, cancel := context.WithCancel(m.t.Context())
+	m.sink = sinktest.NewMemory(sinktest.MemoryConfig{Partitions: clusterPartitions, MaxInFlight: 20, Outcome: m.cluster.keep})
+	m.p = cdc.NewPipeline(cdc.Config{
+		Source: m.server, Sink: picky{m.sink, m.cluster}, Store: m.store.Open(), Route: routeOrNot, Logger: m.log,
+		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: 10 * time.Millisecond,
+		DeadLetters: &cdc.DeadLetters{
+			Topic: dlq, Slot: "s", Log: m.cluster, Decode: deadletter.Decode,
+			Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(dlq, l, r) },
+		},
+	})
+	m.cancel, m.ended = cancel, make(chan error, 1)
+	p, ended := m.p, m.ended
+	go func() { ended <- p.Run(ctx) }()
+}
+
+// stop ends the process, which may say that it could not drain.
+func (m *mourner) stop() error {
+	m.cancel()
+	err := <-m.ended
+	m.sink.Close()
+	return err
+}
+
+// kill ends the process and saves nothing more.
+func (m *mourner) kill() {
+	m.store.SetFault(func(op checkpointtest.Op, _ cdc.Position) checkpointtest.Fault {
+		if op == checkpointtest.Save {
+			return checkpointtest.Lost
+		}
+		return checkpointtest.None
+	})
+	_ = m.stop() // it was killed
+	m.store.Heal()
+	m.cluster.set(func() { clear(m.cluster.stalled) })
+}
+
+// routeOrNot makes a record, with poison for the key "null", which is none.
+func routeOrNot(ev *cdc.Event) (*cdc.Record, error) {
+	r, err := route(ev)
+	if err == nil && string(r.Key) == "null" {
+		r.Key = nil
+		return r, cdc.Poison(cdc.PoisonKey, "NULL")
+	}
+	return r, err
+}
+
+// settle waits until everything committed is acknowledged and every request is
+// answered.
+func (m *mourner) settle() {
+	m.t.Helper()
+	end := m.server.txs[len(m.server.txs)-1].end
+	for range 10_000 {
+		answered := true
+		m.cluster.set(func() {
+			for i := range m.cluster.letters {
+				l, err := deadletter.Decode(&m.cluster.letters[i])
+				if err == nil && l.Kind == cdc.LetterRequest {
+					answered = answered && slices.ContainsFunc(m.cluster.letters[i:], func(r cdc.Record) bool {
+						a, err := deadletter.Decode(&r)
+						return err == nil && a.Kind == cdc.LetterAnswer && a.Answer.Request == l.Request.ID
+					})
+				}
+			}
+		})
+		if answered && m.p.Status().Acknowledged >= end {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	m.t.Fatalf("not settled: %+v", m.p.Status())
+}
+
+// check compares what arrived with what was committed: for each key the first
+// occurrences are in commit order, and what did not arrive was discarded.
+func (m *mourner) check(discarded func(key, event string) bool) (duplicates int) {
+	m.t.Helper()
+	want := map[string][]string{}
+	for _, tx := range m.server.txs {
+		for n, key := range tx.keys {
+			want[key] = append(want[key], tx.event(n))
+		}
+	}
+	for key := range want {
+		var first []string
+		for _, ev := range m.cluster.events[key] {
+			if slices.Contains(first, ev) {
+				duplicates++
+				continue
+			}
+			first = append(first, ev)
+		}
+		left := slices.DeleteFunc(want[key], func(ev string) bool { return !slices.Contains(first, ev) && discarded(key, ev) })
+		if !slices.Equal(first, left) {
+			m.t.Errorf("key %s: published %v, want %v", key, first, left)
+		}
+	}
+	return duplicates
+}
+
+func never(string, string) bool { return false }
+
+// A bad event is dead, what comes behind it in its key is parked, and all else goes
+// on; a retry publishes them in order.
+func TestLettersParkAndRetry(t *testing.T) {
+	for _, restart := range []string{"None", "Stop", "Kill"} {
+		t.Run(restart, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMourner(t, scriptTx{keys: []string{"a", "a", "b", "a"}, end: 10}, scriptTx{keys: []string{"b", "a"}, end: 20})
+				m.cluster.bad["a/0/A/2"] = true
+				m.start()
+				m.settle()
+				switch restart {
+				case "Stop":
+					if err := m.stop(); err != nil {
+						t.Fatal(err)
+					}
+					m.start()
+				case "Kill":
+					m.kill()
+					m.start()
+				}
+				m.server.commit(scriptTx{keys: []string{"a", "b"}, end: 30})
+				m.settle()
+				if got := m.cluster.events["a"]; !slices.Equal(got, []string{"a/0/A/1"}) {
+					t.Errorf("published %v, want only what is before the dead letter", got)
+				}
+				if got := len(m.cluster.events["b"]); got != 3 {
+					t.Errorf("%d events of the other key were published, want 3", got)
+				}
+				list := m.cluster.lots(t).List()
+				if len(list) != 1 || list[0].Parked != 3 || list[0].Dead.Reason != cdc.PoisonOversize || m.p.Status().ParkedKeys != 1 {
+					t.Fatalf("lots %+v, want one with 3 parked", list)
+				}
+				m.cluster.set(func() { clear(m.cluster.bad) })
+				m.cluster.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+				m.settle()
+				m.server.commit(scriptTx{keys: []string{"a"}, end: 40})
+				m.settle()
+				if err := m.stop(); err != nil {
+					t.Error(err)
+				}
+				if n := m.check(never); n != 0 {
+					t.Errorf("%d duplicates, want none", n)
+				}
+				if list := m.cluster.lots(t).List(); len(list) != 0 || m.p.Status().ParkedKeys != 0 {
+					t.Errorf("lots %+v, want none", list)
+				}
+			})
+		})
+	}
+}
+
+// TestLettersModel has poison come, be mended, retried and discarded at random
+// moments, while processes are stopped and killed, connections break, and records in
+// flight are lost, each partition from a moment of its own on.
+func TestLettersModel(t *testing.T) {
+	for seed := range uint64(150) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runModel(t, seed) })
+		})
+	}
+}
+
+// model is what a run has done.
+type model struct {
+	*mourner
+	rng                 *rand.Rand
+	end                 cdc.LSN
+	killed              bool
+	requests            int
+	dropped, droppedAll map[string]bool // keys whose dead letters, or whose parked events too, may be discarded
+}
+
+var modelKeys = []string{"a", "b", "c"}
+
+func runModel(t *testing.T, seed uint64) {
+	m := &model{rng: rand.New(rand.NewPCG(seed, 1)), dropped: map[string]bool{}, droppedAll: map[string]bool{}}
+	m.mourner = newMourner(t, scriptTx{keys: []string{"a"}, end: 1000})
+	m.end = 1000
+	m.cluster.slow = time.Duration(m.rng.IntN(3)) * time.Millisecond
+	m.start()
+	for range 60 {
+		m.step()
+		time.Sleep(time.Duration(m.rng.IntN(30)) * time.Millisecond)
+	}
+	if m.stopped() {
+		m.start()
+	}
+	m.cluster.set(func() { clear(m.cluster.bad) })
+	if m.killed {
+		m.kill() // what was lost in a stalled partition is not waited for
+		m.start()
+	}
+	m.settle()
+	m.cluster.request(cdc.Request{ID: "last", Action: cdc.Retry, All: true})
+	m.settle()
+	if err := m.stop(); err != nil {
+		t.Errorf("Run() = %v", err)
+	}
+	duplicates := m.check(func(key, event string) bool {
+		return key == "null" || m.droppedAll[key] || m.dropped[key] && m.cluster.wasBad[event]
+	})
+	if !m.killed && duplicates > 0 {
+		t.Errorf("%d duplicates though nothing was killed", duplicates)
+	}
+	for _, lot := range m.cluster.lots(t).List() {
+		if lot.Key != nil {
+			t.Errorf("still dead: %+v", lot)
+		}
+	}
+	m.checkKeyless()
+}
+
+// checkKeyless wants each event without a key to be a dead letter.
+func (m *model) checkKeyless() {
+	for _, tx := range m.server.txs {
+		for n, key := range tx.keys {
+			if key == "null" && !slices.ContainsFunc(m.cluster.letters, func(r cdc.Record) bool { return string(r.Value) == tx.event(n) }) {
+				m.t.Errorf("lost: %s", tx.event(n))
+			}
+		}
+	}
+}
+
+func (m *model) stopped() bool { return m.ended == nil }
+
+func (m *model) step() {
+	switch n := m.rng.IntN(20); {
+	case n < 8:
+		m.write()
+	case n < 10: // mended
+		m.cluster.set(func() {
+			for _, ev := range slices.Sorted(maps.Keys(m.cluster.bad)) {
+				if m.rng.IntN(2) == 0 {
+					delete(m.cluster.bad, ev)
+				}
+			}
+		})
+	case n < 15:
+		m.ask()
+	case n < 16:
+		m.cluster.set(func() { m.cluster.stalled[m.rng.IntN(clusterPartitions+1)-1] = true })
+		m.killed = true // it takes a kill to go on
+	case n < 18:
+		if m.rng.IntN(2) == 0 {
+			time.Sleep(time.Duration(m.rng.IntN(100)) * time.Millisecond)
+		}
+		if m.killed = m.killed || m.rng.IntN(3) > 0; m.killed {
+			m.kill()
+		} else if err := m.stop(); err != nil {
+			m.t.Errorf("Run() = %v", err)
+		}
+		m.start()
+	default:
+		m.breakSomewhere()
+	}
+}
+
+// write commits a transaction, some events of which are bad.
+func (m *model) write() {
+	m.end += cdc.LSN(1 + m.rng.IntN(100))
+	tx := scriptTx{end: m.end}
+	for range 1 + m.rng.IntN(4) {
+		key := modelKeys[m.rng.IntN(len(modelKeys))]
+		if m.rng.IntN(12) == 0 {
+			key = "null"
+		}
+		tx.keys = append(tx.keys, key)
+	}
+	m.cluster.set(func() {
+		for n := range tx.keys {
+			if m.rng.IntN(6) == 0 {
+				m.cluster.bad[tx.event(n)], m.cluster.wasBad[tx.event(n)] = true, true
+			}
+		}
+	})
+	m.server.commit(tx)
+}
+
+func (m *model) ask() {
+	m.requests++
+	q := cdc.Request{ID: fmt.Sprint("r", m.requests), Action: cdc.Retry}
+	key := modelKeys[m.rng.IntN(len(modelKeys))]
+	q.Key = []byte(key)
+	switch m.rng.IntN(6) {
+	case 0:
+		q.Action, m.dropped[key] = cdc.Discard, true
+	case 1:
+		q.Action, q.WithParked, m.droppedAll[key] = cdc.Discard, true, true
+	case 2:
+		q.Key, q.All = nil, true
+	}
+	m.cluster.request(q)
+}
+
+// breakSomewhere cuts the connection before an event that is yet to come.
+func (m *model) breakSomewhere() {
+	next := fmt.Sprintf("%s/%s/1", modelKeys[m.rng.IntN(len(modelKeys))], m.end+1)
+	m.server.mu.Lock()
+	m.server.breaks[next] = true
+	m.server.mu.Unlock()
+	m.end++
+	key, _, _ := strings.Cut(next, "/")
+	m.server.commit(scriptTx{keys: []string{key}, end: m.end})
+}
