@@ -55,16 +55,32 @@ func backoff(tries int) time.Duration {
 	return d*3/4 + rand.N(d/4)
 }
 
+// connection says how brokers are reached.
+func (c Config) connection() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.ClientID(c.ClientID),
+		kgo.SoftwareNameAndVersion("walpost", "1"),
+		kgo.Dialer(c.dial),
+		kgo.AlwaysRetryEOF(),
+		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RequestTimeoutOverhead(requestOverrun),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.DisableClientMetrics(),
+	}
+	if m := c.SASL.mechanism(); m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return opts
+}
+
 // newClient makes a client, which dials when it is first used. Whatever may
 // pass it repeats without end and in order; only a refusal ends a record.
 func (s *Sink) newClient() (*kgo.Client, error) {
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(s.cfg.Brokers...),
-		kgo.ClientID(s.cfg.ClientID),
-		kgo.SoftwareNameAndVersion("walpost", "1"),
+	opts := append(s.cfg.connection(),
 		kgo.WithLogger(clientLog{s}),
 		kgo.WithHooks(s.health),
-		kgo.Dialer(s.dial),
 
 		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
 		kgo.RecordPartitioner(newPartitioner()),
@@ -77,24 +93,15 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		// The budget is ours: the client's own must never block.
 		kgo.MaxBufferedRecords(math.MaxInt32),
 
-		kgo.RecordRetries(math.MaxInt64 - 1),
+		kgo.RecordRetries(math.MaxInt64-1),
 		kgo.UnknownTopicRetries(-1),
-		kgo.AlwaysRetryEOF(),
-		kgo.RetryBackoffFn(backoff),
-		kgo.MetadataMinAge(metadataMinAge),
 		kgo.ProduceRequestTimeout(produceTimeout),
-		kgo.RequestTimeoutOverhead(requestOverrun),
-		kgo.ConnIdleTimeout(idleTimeout),
-		kgo.DisableClientMetrics(),
 
 		// A broker that lost what it knew about this producer gets the
 		// unacknowledged batches again, in order. What it lost of the
 		// acknowledged ones is the cluster's to answer for.
 		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
-	}
-	if m := s.cfg.SASL.mechanism(); m != nil {
-		opts = append(opts, kgo.SASL(m))
-	}
+	)
 	c, err := kgo.NewClient(opts...)
 	if err != nil {
 		return nil, fmt.Errorf("kafka: %w", err)
@@ -105,12 +112,12 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 // dial opens a connection. Whatever goes wrong is reported as a failed dial,
 // also in the handshake: that is what the client library repeats, while a
 // certificate that is not valid yet, or no more, would fail the records.
-func (s *Sink) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (c Config) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := s.cfg.Dialer(ctx, network, address)
-	if err == nil && s.cfg.TLS != nil {
-		conn, err = handshake(ctx, conn, s.cfg.TLS, address)
+	conn, err := c.Dialer(ctx, network, address)
+	if err == nil && c.TLS != nil {
+		conn, err = handshake(ctx, conn, c.TLS, address)
 	}
 	if err == nil {
 		return conn, nil

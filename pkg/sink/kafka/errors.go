@@ -83,6 +83,7 @@ var hints = []struct {
 	{kerr.NotEnoughReplicas, "bring the topic's replicas back, or lower its min.insync.replicas"},
 	{kerr.NotEnoughReplicasAfterAppend, "bring the topic's replicas back, or lower its min.insync.replicas"},
 	{kerr.InvalidReplicationFactor, "set kafka.replication_factor to at most the number of brokers"},
+	{kerr.InvalidConfig, "create the topic by hand, with settings that the cluster takes"},
 	{kerr.PolicyViolation, "create the topic by hand, as the cluster's policy wants it"},
 }
 

@@ -93,7 +93,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 	for {
 		t, batch, err := s.admit(ctx, r)
 		if err != nil {
-			return s.count(err)
+			return err
 		}
 		if err := s.reserve(ctx, size); err != nil {
 			return err
@@ -262,21 +262,8 @@ func (s *Sink) finish(d *delivery, err error) {
 	r, done, size := d.record, d.done, d.size
 	d.clear()
 	s.deliveries.Put(d)
-	if err != nil {
-		_ = s.count(err)
-	}
 	done(r, err)
 	s.budget.release(size)
-}
-
-// count counts err if it is poison, and returns it. Any other error leaves the
-// record to be published later.
-func (s *Sink) count(err error) error {
-	var poison *cdc.PoisonError
-	if errors.As(err, &poison) {
-		s.metrics.failed.WithLabelValues(string(poison.Reason)).Inc()
-	}
-	return err
 }
 
 // delivery is a record on its way. It is its kgo.Record's own context, by which
