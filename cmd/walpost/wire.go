@@ -17,6 +17,7 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 	"github.com/walpost/walpost/pkg/checkpoint"
+	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
 )
@@ -29,6 +30,7 @@ type service struct {
 	source   *pgsource.Source
 	sink     *kafka.Sink
 	store    store
+	letters  *kafka.Reader // nil without dead letters
 	pipeline *cdc.Pipeline
 }
 
@@ -56,8 +58,12 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if s.sink, err = newSink(cfg, log, s.registry); err != nil {
 		return nil, err
 	}
+	dead, err := s.deadLetters()
+	if err != nil {
+		return nil, err
+	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route,
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
 		MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
@@ -69,8 +75,27 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	return s, nil
 }
 
+// deadLetters joins the dead-letter topic to the pipeline, if there is to be one.
+func (s *service) deadLetters() (*cdc.DeadLetters, error) {
+	if s.cfg.Delivery.Poison != config.PoisonDeadLetter {
+		return nil, nil
+	}
+	var err error
+	if s.letters, err = newLetterReader(s.cfg, s.log); err != nil {
+		return nil, err
+	}
+	topic := s.cfg.DeadLetters()
+	return &cdc.DeadLetters{
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Decode: deadletter.Decode,
+		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
+	}, nil
+}
+
 func (s *service) close() {
 	s.sink.Close()
+	if s.letters != nil {
+		s.letters.Close()
+	}
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
 	}
@@ -136,22 +161,39 @@ func newSource(cfg config.Config, columns []string, log *slog.Logger, reg promet
 }
 
 func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Sink, error) {
+	k, err := kafkaConfig(cfg, log, reg)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.New(k)
+}
+
+func newLetterReader(cfg config.Config, log *slog.Logger) (*kafka.Reader, error) {
+	k, err := kafkaConfig(cfg, log, nil)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.NewReader(k, cfg.DeadLetters(), deadletter.Partition)
+}
+
+func kafkaConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (kafka.Config, error) {
 	k := cfg.Kafka
 	tls, err := kafka.TLS(k.TLS).Config()
 	if err != nil {
-		return nil, fmt.Errorf("kafka.tls: %w", err)
+		return kafka.Config{}, fmt.Errorf("kafka.tls: %w", err)
 	}
-	return kafka.New(kafka.Config{
+	return kafka.Config{
 		Brokers: k.Brokers, Compression: string(k.Compression), Linger: k.Linger,
 		MaxMessageBytes: int(k.MaxMessageBytes), MaxInFlightBytes: int64(cfg.Delivery.MaxInFlightBytes),
 		CreateTopics: k.CreateTopics, Partitions: int(k.Partitions), ReplicationFactor: int(k.ReplicationFactor),
-		TLS: tls,
+		DeadLetterTopic: cfg.DeadLetters(),
+		TLS:             tls,
 		SASL: kafka.SASL{
 			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
 			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,
 		},
 		Logger: log, Registerer: reg,
-	})
+	}, nil
 }
 
 func newStore(cfg config.Config) (store, error) {
