@@ -28,7 +28,7 @@ type service struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	source   *pgsource.Source
-	sink     *kafka.Sink
+	sink     *kafka.Reopening
 	store    store
 	letters  *kafka.Reader // nil without dead letters
 	pipeline *cdc.Pipeline
@@ -63,7 +63,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		return nil, err
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead,
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Reopen: s.sink.Reopen,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
 		MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
@@ -160,12 +160,12 @@ func newSource(cfg config.Config, columns []string, log *slog.Logger, reg promet
 	})
 }
 
-func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Sink, error) {
+func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Reopening, error) {
 	k, err := kafkaConfig(cfg, log, reg)
 	if err != nil {
 		return nil, err
 	}
-	return kafka.New(k)
+	return kafka.NewReopening(k)
 }
 
 func newLetterReader(cfg config.Config, log *slog.Logger) (*kafka.Reader, error) {

@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,9 +83,7 @@ func (h *handler) route(ev *Event) (*Record, *PoisonError, error) {
 		return r, nil, nil
 	}
 	var poison *PoisonError
-	if errors.As(err, &poison) {
-		(*Pipeline)(h).countFailed(poison.Reason)
-	}
+	errors.As(err, &poison)
 	if h.letters.lots == nil || poison == nil {
 		return r, nil, fmt.Errorf("route: %w", err)
 	}
@@ -116,8 +115,9 @@ func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) e
 	r.CommitLSN, r.Ordinal = ev.Transaction.CommitLSN, h.ordinal
 	err = describe(err, r)
 	var p *PoisonError
-	if errors.As(err, &p) && p.Table == "" {
-		p.Table = ev.Relation.Schema + "." + ev.Relation.Name
+	if errors.As(err, &p) {
+		(*Pipeline)(h).countFailed(p.Reason)
+		p.Table = cmp.Or(p.Table, ev.Relation.Schema+"."+ev.Relation.Name)
 	}
 	(*Pipeline)(h).fail(err)
 	<-ctx.Done()

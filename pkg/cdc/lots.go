@@ -121,8 +121,3 @@ func (ls *Lots) List() []*Lot {
 	slices.SortFunc(list, func(a, b *Lot) int { return cmp.Compare(a.Dead.Offset, b.Dead.Offset) })
 	return list
 }
-
-// Answered reports whether the request is carried out, as far as the letters go.
-func (ls *Lots) Answered(request string) bool {
-	return !slices.ContainsFunc(ls.asked, func(q *Letter) bool { return q.Request.ID == request })
-}

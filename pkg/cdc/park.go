@@ -120,13 +120,18 @@ func (p *Pipeline) produceLetter(ctx context.Context, l *Letter, r *Record) erro
 	err := p.produce(ctx, r)
 	var poison *PoisonError
 	if errors.As(err, &poison) {
-		hint := "raise the max.message.bytes of topic " + d.Topic
-		if poison.Reason != PoisonOversize {
-			hint = "set delivery.dead_letter_topic to a topic that takes every record"
-		}
-		return &RefusedError{fmt.Errorf("dead-letter topic: %w", err), hint}
+		return d.refuse(poison)
 	}
 	return err
+}
+
+// refuse says that the dead-letter topic does not take a letter.
+func (d *DeadLetters) refuse(poison *PoisonError) error {
+	hint := "raise the max.message.bytes of topic " + d.Topic
+	if poison.Reason != PoisonOversize {
+		hint = "set delivery.dead_letter_topic to a topic that takes every record"
+	}
+	return &RefusedError{fmt.Errorf("dead letter: %w", poison), hint}
 }
 
 // produce hands r over to the sink. The lock on handing must be held.
@@ -155,6 +160,9 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 	if poison == nil && r.Topic == h.cfg.DeadLetters.Topic {
 		poison = errReserved()
 	}
+	if poison == nil {
+		poison = p.sentence(r)
+	}
 	if poison != nil {
 		return h.bury(ctx, LetterDead, r, poison, table)
 	}
@@ -162,7 +170,6 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 	if !errors.As(err, &poison) {
 		return err
 	}
-	p.countFailed(poison.Reason)
 	return h.bury(ctx, LetterDead, r, poison, table)
 }
 
@@ -181,6 +188,7 @@ func (h *handler) bury(ctx context.Context, kind LetterKind, r *Record, poison *
 	p := (*Pipeline)(h)
 	l := &Letter{Kind: kind, Event: r, History: h.history(), Table: table, Time: time.Now(), Offset: -1}
 	if poison != nil {
+		p.countFailed(poison.Reason)
 		l.Reason, l.Error, l.Missing = poison.Reason, poison.Err.Error(), poison.Missing
 	}
 	event := newLot(l)

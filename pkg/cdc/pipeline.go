@@ -28,6 +28,12 @@ type Config struct {
 	// them. Nil ends the pipeline at the first.
 	DeadLetters *DeadLetters
 
+	// Reopen makes a sink that has given up take records again, after done was
+	// called for all that it had. It is needed for DeadLetters of records that
+	// are refused after they were handed over; without it they end the
+	// pipeline.
+	Reopen func(context.Context) error
+
 	// DrainTimeout bounds the wait for records in flight when the pipeline
 	// stops. Defaults to 10s.
 	DrainTimeout time.Duration
@@ -88,6 +94,8 @@ type Pipeline struct {
 	mu     sync.Mutex
 	status Status   // guarded by mu
 	acks   *Tracker // guarded by mu; set by Run's goroutine
+
+	condemned map[condemned]*PoisonError // guarded by mu; events that are to become dead letters
 }
 
 // session is what a pipeline must still own to go on from its own memory.
@@ -110,7 +118,7 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(lock, 1)}
+	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(lock, 1), condemned: map[condemned]*PoisonError{}}
 	p.done = p.delivered
 	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
@@ -129,6 +137,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		err := p.round(ctx)
 		var drained *drainedError
 		switch {
+		case errors.As(err, &drained) && p.recover(ctx, drained.cause):
+			continue
 		case errors.As(err, &drained):
 			return drained.cause
 		case ctx.Err() != nil || isFinal(err):
@@ -237,6 +247,9 @@ func (p *Pipeline) stopHanding() Partial {
 
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
+	if err != nil {
+		err = p.condemn(r, describe(fmt.Errorf("produce: %w", err), r))
+	}
 	if r.batch != nil {
 		r.batch.done(err)
 	}
@@ -246,12 +259,8 @@ func (p *Pipeline) delivered(r *Record, err error) {
 			r.tx.Ack()
 		}
 	} else {
-		var poison *PoisonError
-		if errors.As(err, &poison) {
-			p.countFailed(poison.Reason)
-		}
 		p.gaveUp.Store(true)
-		p.fail(describe(fmt.Errorf("produce: %w", err), r))
+		p.fail(err)
 	}
 	r.Free()
 }

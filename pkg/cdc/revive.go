@@ -230,6 +230,9 @@ func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter, locked b
 	case r.Topic == p.cfg.DeadLetters.Topic:
 		return errReserved()
 	}
+	if poison := p.sentence(r); poison != nil {
+		return poison
+	}
 	if !locked {
 		p.handing.Lock()
 		defer p.handing.Unlock()

@@ -76,8 +76,11 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 	}
 	if p.acks != nil {
 		why := "another process or another server has taken over"
-		if p.differs {
+		switch {
+		case p.differs:
 			why = "the cut transaction came again with other rows"
+		case p.retracts():
+			why = "a row was refused after it was handed over"
 		}
 		p.cfg.Logger.Warn("starting from the checkpoint: "+why, "checkpoint_lsn", cp.LSN.String())
 		// What is in flight must not be mixed with what comes again.

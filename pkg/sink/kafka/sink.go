@@ -60,8 +60,18 @@ func New(cfg Config) (*Sink, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	s, err := openSink(cfg, newMetrics(cfg.Registerer))
+	if err != nil {
+		return nil, err
+	}
+	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
+	return s, nil
+}
+
+// openSink makes a Sink of a Config that is checked and has its defaults.
+func openSink(cfg Config, m *metrics) (*Sink, error) {
 	s := &Sink{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer),
+		cfg: cfg, log: cfg.Logger, metrics: m,
 		budget: newBudget(cfg.MaxInFlightBytes),
 		quit:   make(chan struct{}), told: make(chan struct{}),
 	}
@@ -76,7 +86,6 @@ func New(cfg Config) (*Sink, error) {
 		return nil, err
 	}
 	s.client.Store(c)
-	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
 	return s, nil
 }
 
