@@ -7,6 +7,9 @@ GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 TOOLS         := $(CURDIR)/bin/tools
 FUZZTIME      ?= 5s
+FAULTS        ?= 100
+SEED          ?=
+BLOCK         ?= 0
 
 ##@ Use
 
@@ -43,6 +46,14 @@ test-integration: ## Run walpost as a process between real servers
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion' ./test/integration
+
+.PHONY: crash
+crash: ## Break everything around walpost FAULTS times; SEED and BLOCK do a run again
+	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
+
+.PHONY: mutants
+mutants: ## Plant faults in a copy of walpost, and show that the tests see each
+	./test/mutants/run.sh
 
 .PHONY: bench
 bench: ## Measure the drain of a backlog against pg_recvlogical, and latency

@@ -23,6 +23,8 @@ func TestRun(t *testing.T) {
 		{name: "Example", args: []string{"config", "--example"}, code: exitOK, stdout: "publication:"},
 		{name: "Masked", args: []string{"config", "--dsn", "postgres://u:hidden@h/db"}, code: exitOK, stdout: "****"},
 		{name: "BadConfig", args: []string{"config"}, environ: []string{"WALPOST_KAFKA_LINGER=soon"}, code: exitInvalid, stderr: "WALPOST_KAFKA_LINGER"},
+		{name: "BadTLS", args: []string{"config", "--dsn", "postgres://u:hidden@h/db?sslmode=nonsense"}, code: exitInvalid, stderr: "--dsn: cannot be used: failed to configure TLS"},
+		{name: "BadTopicAmongOthers", args: []string{"config", "--outbox.topic", "${nope}", "--kafka.linger", "x"}, code: exitInvalid, stderr: "outbox.topic"},
 		{name: "BadTopic", args: []string{"config", "--outbox.topic", "${nope}"}, code: exitInvalid, stderr: "outbox.topic"},
 		{name: "Print", args: []string{"init", "--print", "--slot", "orders"}, code: exitOK, stdout: "'orders'"},
 		{name: "Unreachable", args: []string{"checkpoint", "show", "--dsn", "host=127.0.0.1 port=1 connect_timeout=1"}, code: exitFailed, stderr: "walpost: load checkpoint"},

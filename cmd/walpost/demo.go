@@ -42,6 +42,9 @@ that reads. Ends with 0 only if the figures add up.`,
 				return streamDemo(ctx, dsn, brokers, serve, log)
 			},
 		})
+		if cmd.Context().Err() != nil && (!serve || !sum.OK()) {
+			return errInterrupted // whatever that broke
+		}
 		if err != nil {
 			return err
 		}
@@ -57,6 +60,8 @@ that reads. Ends with 0 only if the figures add up.`,
 	}
 	return cmd
 }
+
+var errInterrupted = errors.New("demo: interrupted before every event had arrived")
 
 // demoConfig is what a user would set.
 func demoConfig(dsn string, brokers []string, serve bool) (config.Config, error) {

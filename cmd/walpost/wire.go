@@ -131,7 +131,7 @@ func (s *service) adminConfig() admin.Config {
 
 func (s *service) ready(ctx context.Context) (string, error) {
 	return admin.Condition{
-		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Kafka: s.sink.Healthy(ctx),
+		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: s.sink.Healthy(ctx),
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }
@@ -154,10 +154,18 @@ func newSource(cfg config.Config, columns []string, log *slog.Logger, reg promet
 		Columns: columns, Binary: outbox.BinarySafe,
 		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
 		Failover:    pgsource.Failover(p.Failover),
-		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval,
+		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval, PullAbove: pullAbove(p.PullAbove),
 		MaxTxMemory: int64(cfg.Delivery.MaxTxMemory), SpillDir: cfg.Delivery.SpillDir,
 		Registerer: reg, Logger: log,
 	})
+}
+
+// pullAbove makes the setting's word for never the source's.
+func pullAbove(b config.Bytes) int64 {
+	if b == 0 {
+		return -1
+	}
+	return int64(b)
 }
 
 func newSink(cfg config.Config, log *slog.Logger, reg prometheus.Registerer) (*kafka.Reopening, error) {

@@ -16,6 +16,7 @@ const stallTime = 10 * time.Second
 type Condition struct {
 	Pipeline cdc.Status
 	Standby  bool  // waiting for a slot that another process holds
+	Postgres error // why nothing comes from Postgres, or nil
 	Kafka    error // why Kafka takes nothing, or nil
 	MaxLag   time.Duration
 	Now      time.Time
@@ -31,6 +32,8 @@ func (c Condition) Ready() (string, error) {
 			return "", fmt.Errorf("%s: %w", c.Pipeline.State, c.Pipeline.Err)
 		}
 		return "", errors.New(string(c.Pipeline.State))
+	case c.Postgres != nil:
+		return "", c.Postgres
 	case c.Kafka != nil:
 		return "", c.Kafka
 	}

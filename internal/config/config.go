@@ -42,6 +42,7 @@ type Postgres struct {
 	CreateSlot     bool
 	Failover       Failover
 	StatusInterval time.Duration
+	PullAbove      Bytes // 0: never
 	WaitForSlot    bool
 }
 

@@ -81,19 +81,53 @@ func dsnHasPassword(s string) bool {
 	return err == nil && slices.ContainsFunc(pairs, isPassword)
 }
 
-// ConnString returns DSN with Password in it, for pgx. It is a secret in clear.
+// ConnString returns DSN with Password in it, for pgx. It is a secret in clear. Of
+// several hosts it takes the one that can be written to, unless the DSN says
+// otherwise: that is what a list is for, and a standby takes no checkpoint.
 func (p Postgres) ConnString() string {
 	dsn := string(p.DSN)
-	switch {
-	case p.Password == "":
-		return dsn
-	case !isURL(dsn):
-		return strings.TrimSpace(dsn + " password=" + quoteKeyword(string(p.Password)))
-	case strings.Contains(dsn, "?"):
-		return dsn + "&password=" + escapeURL(string(p.Password))
-	default:
-		return dsn + "?password=" + escapeURL(string(p.Password))
+	if p.Password != "" {
+		dsn = addParam(dsn, "password", string(p.Password))
 	}
+	if hosts, attrs := dsnHosts(dsn); strings.Contains(hosts, ",") && attrs == "" {
+		dsn = addParam(dsn, "target_session_attrs", "read-write")
+	}
+	return dsn
+}
+
+func addParam(dsn, key, value string) string {
+	switch {
+	case !isURL(dsn):
+		return strings.TrimSpace(dsn + " " + key + "=" + quoteKeyword(value))
+	case strings.Contains(dsn, "?"):
+		return dsn + "&" + key + "=" + escapeURL(value)
+	default:
+		return dsn + "?" + key + "=" + escapeURL(value)
+	}
+}
+
+// dsnHosts returns the hosts of a connection string of good form, and what it says
+// of the session that is wanted.
+func dsnHosts(s string) (hosts, attrs string) {
+	var pairs []pair
+	if isURL(s) {
+		u, err := parseURL(s)
+		if err != nil {
+			return "", ""
+		}
+		hosts, pairs = u.hosts, u.params
+	} else {
+		pairs, _ = parseKeywords(s) // its form was checked
+	}
+	for _, p := range pairs {
+		switch p.key {
+		case "host":
+			hosts = p.value
+		case "target_session_attrs":
+			attrs = p.value
+		}
+	}
+	return hosts, attrs
 }
 
 // escapeURL writes a space as %20: in connection strings + is a plus.
@@ -206,9 +240,10 @@ func cutKeywordValue(s string) (value, rest string, err error) {
 	var b strings.Builder
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
-		case c == '\\' && i+1 < len(s):
-			i++
-			b.WriteByte(s[i])
+		case c == '\\':
+			if i++; i < len(s) {
+				b.WriteByte(s[i])
+			} // one at the very end means nothing
 		case quoted && c == '\'':
 			return b.String(), s[i+1:], nil
 		case !quoted && strings.IndexByte(" \t\r\n\v\f", c) >= 0:

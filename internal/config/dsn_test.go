@@ -79,7 +79,7 @@ func TestDSNHasPassword(t *testing.T) {
 
 // FuzzKeywords compares with pgx, which reads the same form.
 func FuzzKeywords(f *testing.F) {
-	for _, s := range []string{"host=db user=me", "user = 'a b' password=x", `user=a\ b`, `user='it\'s'`, "user=", "x", "user=a user=b"} {
+	for _, s := range []string{"host=db user=me", "user = 'a b' password=x", `user=a\ b`, `user='it\'s'`, "user=", "x", "user=a user=b", `user=\`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
@@ -101,4 +101,21 @@ func FuzzKeywords(f *testing.F) {
 			t.Errorf("user of %q: got %q, pgx has %q", s, user, oracle.User)
 		}
 	})
+}
+
+// Of several hosts the one that can be written to is wanted, unless the DSN says so.
+func TestConnStringOfSeveralHosts(t *testing.T) {
+	for dsn, want := range map[string]string{
+		"postgres://me@a,b/x":                              "postgres://me@a,b/x?target_session_attrs=read-write",
+		"postgres://me@a,b/x?target_session_attrs=any":     "postgres://me@a,b/x?target_session_attrs=any",
+		"postgres:///x?host=a,b&port=1":                    "postgres:///x?host=a,b&port=1&target_session_attrs=read-write",
+		"postgres://me@a/x":                                "postgres://me@a/x",
+		"host=a,b dbname=x":                                "host=a,b dbname=x target_session_attrs=read-write",
+		"host=a,b dbname=x target_session_attrs='standby'": "host=a,b dbname=x target_session_attrs='standby'",
+		"": "",
+	} {
+		if got := (Postgres{DSN: Secret(dsn)}).ConnString(); got != want {
+			t.Errorf("%s: got %s, want %s", dsn, got, want)
+		}
+	}
 }

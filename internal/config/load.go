@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
 	"github.com/knadh/koanf/v2"
@@ -35,9 +36,9 @@ type origin struct {
 // Variables that begin with WALPOST_TEST_, and those that Kubernetes sets for
 // services, are left alone.
 //
-// The error is an [*Error] with all problems. Load opens the files that the
-// configuration names, and nothing else: no server is asked.
-func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
+// The error is an [*Error] with all problems, those of the judges among them. Load
+// opens the files that the configuration names, and nothing else: no server is asked.
+func Load(flags *pflag.FlagSet, environ []string, judges ...Judge) (Config, error) {
 	l := &loader{values: koanf.New("."), origins: map[string]origin{}, bad: map[string]bool{}}
 	l.loadDefaults()
 	l.loadFile(configFile(flags, environ))
@@ -48,10 +49,39 @@ func Load(flags *pflag.FlagSet, environ []string) (Config, error) {
 	l.fill(&c)
 	l.secrets(&c)
 	l.check(&c)
+	for _, j := range judges {
+		l.ask(j, c)
+	}
 	if len(l.problems) > 0 {
 		return Config{}, &Error{l.problems}
 	}
 	return c, nil
+}
+
+// Judge says what is wrong with settings that another package understands.
+type Judge struct {
+	// Keys is how the settings' keys begin. If one of them has a problem already, the
+	// judge is not asked.
+	Keys string
+
+	// Check returns the problems. Their Key is that of a setting, for which what the
+	// user wrote is put in, or empty.
+	Check func(Config) []Problem
+}
+
+func (l *loader) ask(j Judge, c Config) {
+	for key := range l.bad {
+		if strings.HasPrefix(key, j.Keys) {
+			return
+		}
+	}
+	for _, p := range j.Check(c) {
+		if p.Key == "" {
+			l.problems = append(l.problems, p)
+			continue
+		}
+		l.refuse(p.Key, p.Text, p.Hint)
+	}
 }
 
 // loader collects values and what is wrong with them.

@@ -79,7 +79,7 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Postgres: Postgres{
 			Publication: "walpost", Slot: "walpost", CreateSlot: true, Failover: FailoverAuto,
-			StatusInterval: 5 * time.Second, WaitForSlot: true,
+			StatusInterval: 5 * time.Second, PullAbove: 32 << 20, WaitForSlot: true,
 		},
 		Outbox: Outbox{
 			Tables: []Table{{"public", "outbox"}}, ID: "id", Key: "aggregateid", Route: "aggregatetype", Payload: "payload",
@@ -165,6 +165,7 @@ func samples(t *testing.T) map[string]sample {
 		"postgres.create_slot":            {text: "false"},
 		"postgres.failover":               {text: "true"},
 		"postgres.status_interval":        {text: "1m30s"},
+		"postgres.pull_above":             {text: "1MiB"},
 		"postgres.wait_for_slot":          {text: "false"},
 		"outbox.table":                    {text: `app.events,"My,Schema"."Out""box"`},
 		"outbox.id":                       {text: "event_id"},

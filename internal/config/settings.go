@@ -51,6 +51,11 @@ var settings = []setting{
 		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Postgres.StatusInterval }),
 	},
 	{
+		Key: "postgres.pull_above", Default: "32MiB",
+		Help:  "How far behind the stream may be, in WAL, before the backlog is pulled through a copy of the slot, which is faster. 0 never pulls.",
+		field: into(within(byteCount, 0, unlimited), func(c *Config) *Bytes { return &c.Postgres.PullAbove }),
+	},
+	{
 		Key: "postgres.wait_for_slot", Default: "true",
 		Help:  "Wait for a slot that is in use and take over when it is free, else exit 1.",
 		field: into(boolean, func(c *Config) *bool { return &c.Postgres.WaitForSlot }),

@@ -39,6 +39,11 @@ type KafkaConfig struct {
 	// goes into Properties.
 	Listeners map[string]string
 
+	// Advertised are the addresses that clients of a listener are sent to,
+	// by its name: those of a proxy in front of it. Defaults to the
+	// listener's own.
+	Advertised map[string]string
+
 	// Heap is the size of the JVM's heap. Defaults to "384m".
 	Heap string
 
@@ -303,7 +308,7 @@ func (s *KafkaServer) properties(cfg KafkaConfig, host, dataDir string) map[stri
 	for name, port := range s.ports {
 		listeners = append(listeners, name+"://"+host+":"+strconv.Itoa(port))
 		if name != controllerListener {
-			advertised = append(advertised, name+"://"+address(port))
+			advertised = append(advertised, name+"://"+cmp.Or(cfg.Advertised[name], address(port)))
 		}
 		protocols = append(protocols, name+":"+cmp.Or(cfg.Listeners[name], "PLAINTEXT"))
 	}

@@ -148,6 +148,23 @@ func TestKafkaListenersAndProperties(t *testing.T) {
 	produce(t, s.Addrs(), "orders", "by a super user")
 }
 
+// A client of a listener that is advertised elsewhere is sent there, whatever it
+// has connected to.
+func TestKafkaAdvertised(t *testing.T) {
+	s := ownKafka(t, KafkaConfig{
+		Listeners: map[string]string{"LINKED": "PLAINTEXT"}, Advertised: map[string]string{"LINKED": "127.0.0.1:1"},
+	})
+	for addr, want := range map[string]string{s.ListenerAddrs("LINKED")[0]: "127.0.0.1:1", s.Addrs()[0]: s.Addrs()[0]} {
+		brokers, err := kadm.NewClient(newClient(t, []string{addr})).ListBrokers(t.Context())
+		if err != nil || len(brokers) != 1 {
+			t.Fatalf("got %v, %v, want one broker", brokers, err)
+		}
+		if got := address(int(brokers[0].Port)); got != want {
+			t.Errorf("a client of %s is sent to %s, want %s", addr, got, want)
+		}
+	}
+}
+
 func TestKafkaExternal(t *testing.T) {
 	cluster, err := StartFakeKafka()
 	if err != nil {

@@ -68,6 +68,7 @@ type PostgresServer struct {
 	logFile   string
 	timeout   time.Duration
 
+	cluster *cluster                                   // nil unless it runs from programs of this machine
 	launch  func(ctx context.Context) (Process, error) // nil for an external server
 	remove  func(ctx context.Context) error
 	process Process // nil while stopped

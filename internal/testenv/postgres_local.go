@@ -36,7 +36,7 @@ func localPostgres(ctx context.Context, source Source, bin string, cfg PostgresC
 	}
 	c := cluster{bin: bin, dir: dir, owner: owner, password: newPassword()}
 	s := &PostgresServer{
-		Source: source, logFile: c.path("postgres.log"), timeout: cfg.StartTimeout,
+		Source: source, logFile: c.path("postgres.log"), timeout: cfg.StartTimeout, cluster: &c,
 		launch: c.launch, remove: func(context.Context) error { return os.RemoveAll(dir) },
 	}
 	if err = c.init(ctx, cfg.Settings); err == nil {

@@ -148,8 +148,12 @@ func (p *Pipeline) Run(ctx context.Context) error {
 			attempt = 0
 		}
 		p.setState(Connecting, err)
-		if err := p.wait(ctx, attempt, err); err != nil {
+		answers, err := p.wait(ctx, attempt, err)
+		if err != nil {
 			return p.drain(ctx, nil)
+		}
+		if answers {
+			attempt = -1 // what made it longer was that it did not
 		}
 	}
 }

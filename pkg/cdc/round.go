@@ -16,7 +16,10 @@ const pingInterval = 500 * time.Millisecond
 
 // drainedError ends a round whose stream was stopped and drained, with why it
 // was stopped, unless ctx ended it, and with what the drain could not do.
-type drainedError struct{ cause error }
+type drainedError struct {
+	cause  error
+	fenced bool // another process owns the checkpoint: there was nothing to save
+}
 
 func (e *drainedError) Error() string { return fmt.Sprintf("drained: %v", e.cause) }
 
@@ -55,9 +58,11 @@ func (p *Pipeline) round(ctx context.Context) error {
 	if err := g.Wait(); drained == nil {
 		return err
 	}
-	// A stop is clean only if the last position was confirmed as well: with some
-	// stores that alone saves it.
-	drained.cause = errors.Join(drained.cause, streamed)
+	if !drained.fenced {
+		// A stop is clean only if the last position was confirmed as well: with some
+		// stores that alone saves it.
+		drained.cause = errors.Join(drained.cause, streamed)
+	}
 	return drained
 }
 
@@ -190,12 +195,17 @@ func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving fun
 	}
 	s.Stop()
 	stopSaving() // a save that hangs must not hold up the last one
-	return &drainedError{errors.Join(err, p.drain(ctx, s))}
+	derr := p.drain(ctx, s)
+	if errors.Is(derr, ErrFenced) {
+		p.cfg.Logger.Warn("stopped without a save: another process has taken over, and publishes what was unacknowledged here")
+		return &drainedError{cause: err, fenced: true}
+	}
+	return &drainedError{cause: errors.Join(err, derr)}
 }
 
 // wait sleeps before the next attempt. It ends early when a server that did not
-// answer answers again, and fails when ctx is done.
-func (p *Pipeline) wait(ctx context.Context, attempt int, cause error) error {
+// answer answers again, which it reports, and fails when ctx is done.
+func (p *Pipeline) wait(ctx context.Context, attempt int, cause error) (answers bool, err error) {
 	d := p.backoff(attempt)
 	p.cfg.Logger.Warn("stream interrupted", "error", cause, "retry_in", d.Round(time.Millisecond).String())
 	ctx, cancel := context.WithTimeoutCause(ctx, d, errWaited)
@@ -207,12 +217,12 @@ func (p *Pipeline) wait(ctx context.Context, attempt int, cause error) error {
 		select {
 		case <-ctx.Done():
 			if err := context.Cause(ctx); !errors.Is(err, errWaited) {
-				return err
+				return false, err
 			}
-			return nil
+			return false, nil
 		case <-ticker.C:
 			if down && p.cfg.Source.Ping(ctx) == nil {
-				return nil
+				return true, nil
 			}
 		}
 	}

@@ -9,7 +9,8 @@
 //   - [File] keeps a file on the machine that walpost runs on.
 //
 // The methods of all stores are safe for concurrent use. Each call is bounded
-// by its context. Close may be called more than once; what is called after it
+// by its context, and the wait for a server or another process also by 10 s.
+// Close may be called more than once; what is called after it
 // returns an error.
 package checkpoint
 

@@ -132,7 +132,7 @@ func (f *File) change(ctx context.Context, edit func(content) (content, error)) 
 	if err := f.usable(ctx); err != nil {
 		return content{}, err
 	}
-	lock, err := lockFile(ctx, f.path+".lock")
+	lock, err := lockFile(ctx, f.path+".lock", lockTimeout)
 	if err != nil {
 		return content{}, err
 	}

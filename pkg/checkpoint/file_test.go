@@ -193,7 +193,7 @@ func TestFileLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "checkpoint.json")
 	f := openFile(t, path)
 	mustAcquire(t, f)
-	lock, err := lockFile(t.Context(), path+".lock")
+	lock, err := lockFile(t.Context(), path+".lock", time.Second)
 	must(t, err)
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
@@ -202,6 +202,9 @@ func TestFileLocked(t *testing.T) {
 	}
 	if _, err := f.Load(t.Context()); err != nil {
 		t.Errorf("Load() of a locked file = %v, want no wait", err)
+	}
+	if _, err := lockFile(t.Context(), path+".lock", 50*time.Millisecond); err == nil || !strings.Contains(err.Error(), path+".lock: held by another process") {
+		t.Errorf("lockFile() of a locked file = %v, want an end, and the file's name", err)
 	}
 	must(t, lock.Close())
 	must(t, f.Save(t.Context(), at(2)))

@@ -32,7 +32,7 @@ type PostgresConfig struct {
 
 // Postgres keeps the checkpoint in a row of the table walpost.checkpoint, one row
 // for each slot. It connects on its first call, keeps the one connection, and
-// connects again on the call after one that failed. It works through a pooler
+// connects again on Load and on the call after one that failed. It works through a pooler
 // that gives out a connection for a transaction at a time.
 //
 // Its errors are [cdc.RefusedError] if the role lacks a right, [cdc.ErrFenced],
@@ -88,7 +88,7 @@ const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coa
 // Load implements [cdc.Store]. The checkpoint of a missing table is a zero one.
 func (p *Postgres) Load(ctx context.Context) (cdc.Checkpoint, error) {
 	var cp cdc.Checkpoint
-	err := p.session.do(ctx, func(conn *pgx.Conn) (err error) {
+	err := p.session.doAnew(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		cp, err = scan(conn.QueryRow(ctx, `SELECT `+columns+` FROM walpost.checkpoint WHERE slot = $1`, p.slot))
 		if errors.Is(err, pgx.ErrNoRows) || hasCode(err, undefinedTable) {
 			return nil
@@ -105,7 +105,7 @@ func (p *Postgres) Load(ctx context.Context) (cdc.Checkpoint, error) {
 // table is missing, and else needs no right to create anything.
 func (p *Postgres) Acquire(ctx context.Context) (cdc.Checkpoint, error) {
 	var cp cdc.Checkpoint
-	err := p.session.do(ctx, func(conn *pgx.Conn) error {
+	err := p.session.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 		err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) (err error) {
 			cp, err = p.acquire(ctx, tx)
 			return err
@@ -163,7 +163,7 @@ func createMissing(ctx context.Context, tx pgx.Tx) error {
 
 // Save implements [cdc.Store]. It is one round trip.
 func (p *Postgres) Save(ctx context.Context, pos cdc.Position) error {
-	err := p.session.do(ctx, func(conn *pgx.Conn) error { return p.save(ctx, conn, pos) })
+	err := p.session.do(ctx, func(ctx context.Context, conn *pgx.Conn) error { return p.save(ctx, conn, pos) })
 	if err != nil {
 		return fmt.Errorf("save checkpoint of slot %q at %s: %w", p.slot, pos.LSN, p.explain(err))
 	}

@@ -168,6 +168,30 @@ func testPostgresReconnects(t *testing.T, db envtest.Database) {
 	}
 }
 
+// A Load, which comes after an interruption, does not fail because the connection
+// of before has died.
+func testLoadConnectsAnew(t *testing.T, db envtest.Database) {
+	slot, err := NewSlot(SlotConfig{DSN: db.DSN, Slot: "s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = slot.Close() })
+	postgres := openPostgres(t, db.DSN, "s")
+	mustAcquire(t, postgres)
+	mustAcquire(t, slot)
+	for name, store := range map[string]struct {
+		cdc.Store
+		*session
+	}{"Postgres": {postgres, postgres.session}, "Slot": {slot, slot.session}} {
+		if !query[bool](t, db.Connect(t), `SELECT pg_terminate_backend($1, 5000)`, store.conn.PgConn().PID()) {
+			t.Fatal("the session was not ended")
+		}
+		if _, err := store.Load(t.Context()); err != nil {
+			t.Errorf("%s: Load() = %v", name, err)
+		}
+	}
+}
+
 // While somebody else holds the row, a call ends with its context, and what it
 // sent has no effect once another store has acquired the checkpoint.
 func testPostgresRowLocked(t *testing.T, db envtest.Database) {
@@ -215,5 +239,23 @@ func testPostgresErrors(t *testing.T, db envtest.Database) {
 	}
 	if _, err := p.Load(t.Context()); !errors.Is(err, errClosed) {
 		t.Errorf("Load() after Close = %v, want %v", err, errClosed)
+	}
+}
+
+// A server that has frozen is not waited for without end, though the caller has
+// set no limit.
+func testPostgresFrozen(t *testing.T, db envtest.Database) {
+	w := new(wire)
+	p := openPostgres(t, db.DSN, "frozen")
+	w.attach(p.session)
+	mustAcquire(t, p)
+	p.session.limit = 50 * time.Millisecond
+	w.set(silence)
+	_, lerr := p.Load(t.Context()) // on the connection there is
+	_, aerr := p.Acquire(t.Context())
+	for i, err := range []error{lerr, aerr, p.Save(t.Context(), at(1))} {
+		if !errors.Is(err, errNoAnswer) {
+			t.Errorf("call %d: %v, want no answer", i, err)
+		}
 	}
 }

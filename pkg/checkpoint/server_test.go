@@ -15,12 +15,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // Server tests have a database of their own each.
 var serverTests = map[string]func(t *testing.T, db envtest.Database){
+	"LoadConnectsAnew":     testLoadConnectsAnew,
 	"Postgres":             testPostgres,
 	"PostgresCreatesTable": testPostgresCreatesTable,
 	"PostgresErrors":       testPostgresErrors,
 	"PostgresReconnects":   testPostgresReconnects,
 	"PostgresRights":       testPostgresRights,
 	"PostgresRowLocked":    testPostgresRowLocked,
+	"PostgresFrozen":       testPostgresFrozen,
 	"PostgresSettings":     testPostgresSettings,
 	"PostgresSlots":        testPostgresSlots,
 	"Slot":                 testSlot,

@@ -86,7 +86,7 @@ func (s *Slot) Save(ctx context.Context, pos cdc.Position) error {
 }
 
 func (s *Slot) load(ctx context.Context) (cp cdc.Checkpoint, err error) {
-	err = s.session.do(ctx, func(conn *pgx.Conn) (err error) {
+	err = s.session.doAnew(ctx, func(ctx context.Context, conn *pgx.Conn) (err error) {
 		cp, err = scan(conn.QueryRow(ctx, position, s.slot))
 		if errors.Is(err, pgx.ErrNoRows) {
 			return nil

@@ -3,17 +3,11 @@ package outbox
 import (
 	"cmp"
 	"errors"
-	"slices"
-	"strings"
 )
 
 // Config holds a router's settings. Column names are raw: as the catalog has
 // them, without quotes.
 type Config struct {
-	// Tables are the outbox tables, all of one shape, in the form that
-	// [ParseTable] reads. Defaults to public.outbox.
-	Tables []string
-
 	// ID is the column of the header id. Defaults to id.
 	ID string
 
@@ -54,9 +48,6 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if len(c.Tables) == 0 {
-		c.Tables = []string{DefaultTable}
-	}
 	c.ID = cmp.Or(c.ID, DefaultID)
 	c.Key = cmp.Or(c.Key, DefaultKey)
 	c.Route = cmp.Or(c.Route, DefaultRoute)
@@ -69,7 +60,6 @@ func (c Config) withDefaults() Config {
 // settings is a Config that was found good.
 type settings struct {
 	Config
-	tables []Table
 	places []placement
 	topics *topics
 }
@@ -77,24 +67,8 @@ type settings struct {
 // validate joins all problems, each of which names its setting.
 func (c Config) validate() (settings, error) {
 	s := settings{Config: c}
-	tables, errs := parseTables(c.Tables)
 	places, placeErrs := parsePlacements(c.Place)
 	topics, topicErr := newTopics(c.RouteRegex, c.Topic)
-	s.tables, s.places, s.topics = tables, places, topics
-	return s, errors.Join(slices.Concat(errs, placeErrs, []error{topicErr})...)
-}
-
-func parseTables(names []string) (tables []Table, errs []error) {
-	for _, name := range names {
-		table, err := ParseTable(name)
-		switch {
-		case err != nil:
-			errs = append(errs, problem("table", `write schema.table, with double quotes where SQL needs them: "My Schema".outbox`, "%w", err))
-		case slices.Contains(tables, table):
-			errs = append(errs, problem("table", "name each table once", "%s is named twice", strings.TrimSpace(name)))
-		default:
-			tables = append(tables, table)
-		}
-	}
-	return tables, errs
+	s.places, s.topics = places, topics
+	return s, errors.Join(append(placeErrs, topicErr)...)
 }

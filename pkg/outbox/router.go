@@ -39,9 +39,6 @@ func NewRouter(cfg Config) (*Router, error) {
 	return &Router{settings: s, plans: map[uint32]*plan{}}, nil
 }
 
-// Tables returns the outbox tables.
-func (r *Router) Tables() []Table { return slices.Clone(r.settings.tables) }
-
 // Columns returns the names of the columns that the router reads, each of which
 // every outbox table must have.
 func (r *Router) Columns() []string {
@@ -57,15 +54,8 @@ func (r *Router) Columns() []string {
 	return slices.Compact(names)
 }
 
-// Wants reports whether a table is an outbox table by its name. Route takes the
-// rows of any relation: a publication without publish_via_partition_root gives
-// rows under the name of the partition, and only the source knows which table
-// that belongs to. Safe to call from any goroutine.
-func (r *Router) Wants(schema, table string) bool {
-	return slices.Contains(r.settings.tables, Table{schema, table})
-}
-
-// Route makes a record of a row. The record holds copies of all it needs, in
+// Route makes a record of a row, of whatever relation: which rows are the outbox's only
+// the source knows. The record holds copies of all it needs, in
 // its Buf, and belongs to the caller. A row that can never be published is a
 // [cdc.PoisonError] with the table and, if it can be read, the id; with it comes a
 // record of what can be read. Any other error is a row that an insert cannot have.

@@ -218,23 +218,6 @@ func TestRouteNewShape(t *testing.T) {
 	}
 }
 
-func TestRouterWants(t *testing.T) {
-	r := newRouter(t, Config{Tables: []string{"Orders", ` billing."Out.box" `}})
-	for name, want := range map[Table]bool{
-		{"public", "orders"}:   true,
-		{"billing", "Out.box"}: true,
-		{"public", "Orders"}:   false,
-		{"billing", "out"}:     false,
-	} {
-		if got := r.Wants(name.Schema, name.Name); got != want {
-			t.Errorf("Wants(%q, %q) = %t, want %t", name.Schema, name.Name, got, want)
-		}
-	}
-	if got := newRouter(t, Config{}).Tables(); len(got) != 1 || got[0] != (Table{"public", "outbox"}) {
-		t.Errorf("Tables() = %v, want the default", got)
-	}
-}
-
 func TestRouterColumns(t *testing.T) {
 	got := newRouter(t, Config{Key: "k", Timestamp: "at", Place: []string{"type:header,id:header:again", "p:partition"}}).Columns()
 	if want := []string{"aggregatetype", "at", "id", "k", "p", "payload", "type"}; !slices.Equal(got, want) {

@@ -61,7 +61,8 @@ type stage struct {
 
 const partitions = 12
 
-// newStage sets up an outbox table, a slot and a topic of their own.
+// newStage sets up an outbox table, a slot and a topic of their own. Walpost runs as the
+// role that its init has made, which has no more rights than it needs.
 func newStage(t testing.TB, db envtest.Database, brokers []string) *stage {
 	t.Helper()
 	s := &stage{
@@ -75,7 +76,10 @@ func newStage(t testing.TB, db envtest.Database, brokers []string) *stage {
 		"WALPOST_POSTGRES_DSN=" + db.DSN, "WALPOST_POSTGRES_SLOT=" + s.slot, "WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
 		"WALPOST_OUTBOX_TOPIC=" + s.topic, "WALPOST_ADMIN_LISTEN=" + s.admin,
 	}
-	s.walpost("init", "--no-table")
+	s.walpost("init", "--no-table", "--role", s.slot)
+	s.db.Exec(t, "ALTER ROLE "+s.slot+" PASSWORD 'x'")
+	t.Cleanup(func() { s.dropRole(s.slot) })
+	s.set("POSTGRES_DSN=" + s.dsnWith(t, s.slot, "x"))
 	return s
 }
 

@@ -54,11 +54,12 @@ func TestMillionInterrupted(t *testing.T) {
 			t.Logf("seed %d", seed)
 			rng := rand.New(rand.NewPCG(seed, 0))
 			s, n := newStage(t, envtest.NewDatabase(t), brokers), events(t)
+			s.set("POSTGRES_PULL_ABOVE=64KiB") // so that streams and pulls are both interrupted
 			filled := make(chan error, 1)
 			go func() { filled <- fillAll(s, n) }()
 
 			const interruptions = 20
-			inside := 0
+			inside, pulled := 0, 0
 			for range interruptions {
 				p := s.start("run")
 				harness.Eventually(t, 30*time.Second, "streaming", func() bool {
@@ -70,6 +71,7 @@ func TestMillionInterrupted(t *testing.T) {
 				if sig == syscall.SIGTERM && code != 0 {
 					t.Fatalf("exit %d after SIGTERM\n%s", code, p.Log())
 				}
+				pulled += pulls(p)
 				if s.insideTransaction() {
 					inside++
 				}
@@ -81,7 +83,10 @@ func TestMillionInterrupted(t *testing.T) {
 			s.caughtUp(10 * time.Minute)
 			s.stop(p)
 			r := s.check()
-			fmt.Printf("FIGURES %d times %s, %d of them stopped inside a transaction: %s\n", interruptions, sig, inside, r)
+			fmt.Printf("FIGURES %d times %s, %d of them stopped inside a transaction, %d pulls begun: %s\n", interruptions, sig, inside, pulled, r)
+			if pulled == 0 {
+				t.Error("nothing was pulled: the test has shown nothing about it")
+			}
 			if sig == syscall.SIGTERM && r.Duplicated > 0 {
 				t.Errorf("%d duplicates after clean stops", r.Duplicated)
 			}

@@ -97,6 +97,16 @@ func NewPostgres(t testing.TB, cfg testenv.PostgresConfig) *testenv.PostgresServ
 	return s
 }
 
+// NewStandby starts a standby of a primary of one test; see
+// [testenv.PostgresServer.StartStandby].
+func NewStandby(t testing.TB, primary *testenv.PostgresServer, settings map[string]string) *testenv.PostgresServer {
+	t.Helper()
+	s, err := primary.StartStandby(t.Context(), settings)
+	need(t, err)
+	t.Cleanup(func() { closeServer(t, s) })
+	return s
+}
+
 // NewKafka starts a real broker for one test, which may stop it. One that the
 // environment names is not taken.
 func NewKafka(t testing.TB, cfg testenv.KafkaConfig) *testenv.KafkaServer {

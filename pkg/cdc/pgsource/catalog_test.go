@@ -230,3 +230,34 @@ func TestOwnedWhileOpening(t *testing.T) {
 	c.await(1)
 	c.stop()
 }
+
+// A session is bounded in how long it keeps the slot once it is cut off, and the source
+// says when the server has not answered for some seconds.
+func TestTimeouts(t *testing.T) {
+	for setting, want := range map[string]time.Duration{"0": maxSenderTimeout, "60s": maxSenderTimeout, "2s": 2 * time.Second} {
+		t.Run(setting, func(t *testing.T) {
+			db := envtest.NewDatabase(t)
+			cfg, _, write := outbox(t, db)
+			db.Exec(t, "ALTER DATABASE "+db.Name+" SET wal_sender_timeout = '"+setting+"'")
+			src, err := New(cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			r := start(t, src, cdc.Position{}, &run{})
+			write(1, 1)
+			r.await(1)
+			if got := r.st.(*Stream).senderTimeout; got != want {
+				t.Errorf("wal_sender_timeout of the session = %s, want %s", got, want)
+			}
+			if err := src.Healthy(); err != nil {
+				t.Errorf("Healthy() = %v", err)
+			}
+			r.stop()
+		})
+	}
+	var src Source
+	src.contact.Store(time.Now().Add(-maxQuiet - time.Second).UnixNano())
+	if src.Healthy() == nil {
+		t.Error("Healthy() = nil though the server is silent")
+	}
+}

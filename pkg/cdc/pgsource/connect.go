@@ -38,15 +38,17 @@ const (
 	// closeTimeout bounds the goodbye to a server that does not listen.
 	closeTimeout = time.Second
 
-	// defaultSenderTimeout replaces a wal_sender_timeout of zero: with it, a
-	// client that is gone would hold the slot for ever.
-	defaultSenderTimeout = time.Minute
+	// maxSenderTimeout is the longest wal_sender_timeout that our sessions have:
+	// for as long, one that is cut off from the network keeps the slot from a
+	// standby. Zero, the server's word for never, would keep it for ever.
+	maxSenderTimeout = 10 * time.Second
 )
 
 // connectControl opens an ordinary session.
 func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.conn.Copy()
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
+	cfg.RuntimeParams["client_encoding"] = "UTF8"
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
 	conn, err := pgx.ConnectConfig(ctx, cfg)
@@ -85,7 +87,8 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	cfg := s.conn.Config.Copy()
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
 	for name, value := range map[string]string{
-		"datestyle": "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
+		"client_encoding": "UTF8", // what the server converts text to, whatever the database's own is
+		"datestyle":       "ISO", "intervalstyle": "postgres", "extra_float_digits": "1", "bytea_output": "hex", "timezone": "UTC",
 		"client_min_messages": "warning", // from 18 on a warning says that a publication is not there
 	} {
 		cfg.RuntimeParams[name] = value
@@ -135,7 +138,8 @@ func (s *Source) connectError(err error) error {
 	return fmt.Errorf("connect to Postgres (%s): %w", where, err)
 }
 
-// setSenderTimeout returns the session's wal_sender_timeout.
+// setSenderTimeout returns the session's wal_sender_timeout, which it bounds. It also
+// bounds how long the server waits for a client that acknowledges no packet.
 func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
 	const query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'"
 	row, err := queryRow(ctx, conn, query, 1)
@@ -146,14 +150,15 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 	if err != nil {
 		return 0, fmt.Errorf("read wal_sender_timeout: %w", err)
 	}
-	if ms > 0 {
-		return time.Duration(ms) * time.Millisecond, nil
+	limit := maxSenderTimeout.Milliseconds()
+	if ms == 0 || ms > limit {
+		ms = limit
 	}
-	set := fmt.Sprintf("SET wal_sender_timeout = %d", defaultSenderTimeout.Milliseconds())
+	set := fmt.Sprintf("SET wal_sender_timeout = %[1]d; SET tcp_user_timeout = %[1]d", ms)
 	if _, err := conn.Exec(ctx, set).ReadAll(); err != nil {
 		return 0, fmt.Errorf("set wal_sender_timeout: %w", err)
 	}
-	return defaultSenderTimeout, nil
+	return time.Duration(ms) * time.Millisecond, nil
 }
 
 // endWhenFrozen makes the server end the session when it has been idle for as
@@ -162,7 +167,7 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 // slot for ever.
 func endWhenFrozen(ctx context.Context, conn *pgx.Conn, limit time.Duration) error {
 	ms := strconv.FormatInt(limit.Milliseconds(), 10)
-	if _, err := conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false)", ms); err != nil {
+	if _, err := conn.Exec(ctx, "SELECT set_config('idle_session_timeout', $1, false), set_config('tcp_user_timeout', $1, false)", ms); err != nil {
 		return fmt.Errorf("set idle_session_timeout: %w", err)
 	}
 	return nil

@@ -21,7 +21,7 @@ type inProgress struct {
 	dir     string
 	spilled func(bytes int)
 
-	used int64 // bytes in memory, of all transactions
+	used int64 // bytes of memory, of all transactions
 	txs  map[uint32]*streamedTx
 }
 
@@ -29,13 +29,17 @@ type inProgress struct {
 // first those in the file, then those in memory.
 type streamedTx struct {
 	chunks  [][]byte // whole frames each: length as 4 bytes, and the message
-	size    int64    // bytes in chunks
+	size    int64    // memory of chunks, in bytes
 	file    *os.File // nil until spilled; has no name
 	aborted []uint32 // subtransactions; in memory to the end
 }
 
-// chunkSize is the least capacity of a chunk.
-const chunkSize = 64 << 10
+// A transaction's first chunk has the capacity minChunk and each further one twice that
+// of the one before, up to maxChunk, or what one message needs.
+const (
+	minChunk = 4 << 10
+	maxChunk = 64 << 10
+)
 
 const (
 	// frameHead is the length that precedes a message.
@@ -52,24 +56,30 @@ func (p *inProgress) add(xid uint32, msg []byte) error {
 		tx = &streamedTx{}
 		p.txs[xid] = tx
 	}
-	tx.append(msg)
-	p.used += int64(frameHead + len(msg))
+	p.used += tx.append(msg)
 	if p.used <= p.max {
 		return nil
 	}
 	return p.spill()
 }
 
-func (tx *streamedTx) append(msg []byte) {
+// append keeps a copy of msg and returns how much memory that has taken anew.
+func (tx *streamedTx) append(msg []byte) (grown int64) {
 	need := frameHead + len(msg)
 	n := len(tx.chunks)
 	if n == 0 || cap(tx.chunks[n-1])-len(tx.chunks[n-1]) < need {
-		tx.chunks = append(tx.chunks, make([]byte, 0, max(chunkSize, need)))
+		size := minChunk
+		if n > 0 {
+			size = min(2*cap(tx.chunks[n-1]), maxChunk)
+		}
+		tx.chunks = append(tx.chunks, make([]byte, 0, max(size, need)))
+		grown = int64(cap(tx.chunks[n]))
+		tx.size += grown
 		n++
 	}
 	c := binary.BigEndian.AppendUint32(tx.chunks[n-1], uint32(len(msg)))
 	tx.chunks[n-1] = append(c, msg...)
-	tx.size += int64(need)
+	return grown
 }
 
 // spill moves the largest transaction's memory to its file.
@@ -149,7 +159,7 @@ func (tx *streamedTx) each(fn func(msg []byte) error) error {
 		if _, err := tx.file.Seek(0, io.SeekStart); err != nil {
 			return fmt.Errorf("read spilled transaction: %w", err)
 		}
-		if err := eachFrame(bufio.NewReaderSize(tx.file, chunkSize), fn); err != nil {
+		if err := eachFrame(bufio.NewReaderSize(tx.file, maxChunk), fn); err != nil {
 			return err
 		}
 	}

@@ -69,7 +69,7 @@ func TestInProgressAbort(t *testing.T) {
 	if !slices.Equal(p.txs[1].aborted, []uint32{7}) {
 		t.Error("a subtransaction's abort must mark it alone")
 	}
-	if want := int64(2*(frameHead+1) + abortSize); p.used != want {
+	if want := int64(2*minChunk + abortSize); p.used != want {
 		t.Errorf("%d bytes in memory, want %d", p.used, want)
 	}
 	p.abort(2, 2)

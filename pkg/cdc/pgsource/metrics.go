@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	connected    prometheus.Gauge
 	reconnects   prometheus.Counter
+	retries      prometheus.Counter
 	transactions prometheus.Counter
 	spilled      prometheus.Counter
 	confirmed    prometheus.Gauge
@@ -27,9 +28,10 @@ var slotStatuses = []string{"reserved", "extended", "unreserved", "lost"}
 func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
 	postgres := prometheus.Labels{"component": "postgres"}
-	return &metrics{
+	m := &metrics{
 		connected:    f.NewGauge(prometheus.GaugeOpts{Name: "walpost_connected", Help: "1 while the component is connected.", ConstLabels: postgres}),
 		reconnects:   f.NewCounter(prometheus.CounterOpts{Name: "walpost_reconnects_total", Help: "Connections made after the first.", ConstLabels: postgres}),
+		retries:      f.NewCounter(prometheus.CounterOpts{Name: "walpost_retries_total", Help: "Attempts that failed and were made again.", ConstLabels: postgres}),
 		transactions: f.NewCounter(prometheus.CounterOpts{Name: "walpost_transactions_total", Help: "Committed transactions received."}),
 		spilled:      f.NewCounter(prometheus.CounterOpts{Name: "walpost_spilled_bytes", Help: "Bytes of streamed transactions that went to files."}),
 		confirmed:    f.NewGauge(prometheus.GaugeOpts{Name: "walpost_confirmed_lsn", Help: "Position confirmed to the slot."}),
@@ -38,6 +40,8 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		lag:          f.NewGauge(prometheus.GaugeOpts{Name: "walpost_lag_bytes", Help: "WAL not yet confirmed."}),
 		status:       f.NewGaugeVec(prometheus.GaugeOpts{Name: "walpost_slot_status", Help: "1 for the slot's wal_status."}, []string{"status"}),
 	}
+	m.safe.Set(-1)
+	return m
 }
 
 func (m *metrics) opened() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -37,9 +38,14 @@ const (
 	// streaming and more than once in pulling.
 	minPullShare = 16
 
-	// advanceEvery is how much confirmed WAL the live slot may keep while it
-	// is not streamed from.
-	advanceEvery = 256 << 20
+	// advanceBytes is how much confirmed WAL the live slot may keep while it is
+	// not streamed from, and advanceInterval for how long: each move makes the
+	// server decode from the slot's restart_lsn.
+	advanceBytes    = 256 << 20
+	advanceInterval = 10 * time.Second
+
+	// stallLimit is how long one row may wait to be handed over.
+	stallLimit = 10 * time.Second
 
 	// advanceTimeout bounds the last advance of the slot at a stop.
 	advanceTimeout = 10 * time.Second
@@ -52,17 +58,21 @@ var errBehind = errors.New("the stream is behind")
 // stay open for as long as an outage of the sink, since it holds vacuum back.
 var errStalled = errors.New("nothing could be handed over for some seconds: what follows is streamed")
 
+// errGuarded says that standbys must have what is sent from the slot, which a copy of the
+// slot would not wait for.
+var errGuarded = errors.New("synchronized_standby_slots guards the slot")
+
 // backlog sees when the stream has fallen behind, and when a pull is stalled.
 type backlog struct {
-	above  cdc.LSN     // how far the stream may be behind; zero: as far as it likes
-	behind atomic.Bool // there is enough to pull
-	off    bool        // not to be pulled any more in this stream; owned by the goroutine that reads
+	above  cdc.LSN       // how far the stream may be behind; zero: as far as it likes
+	limit  time.Duration // how long a row of a pull may wait
+	behind atomic.Bool   // there is enough to pull
+	off    bool          // not to be pulled any more in this stream; owned by the goroutine that reads
 
-	calls  atomic.Uint64                           // odd while a handler is called from a pull
-	cancel atomic.Pointer[context.CancelCauseFunc] // ends the pull; nil while none runs
+	calling atomic.Int64                            // since when a row of a pull waits to be handed over, in Unix ns
+	cancel  atomic.Pointer[context.CancelCauseFunc] // ends the pull; nil while none runs
 
-	lastTotal int64  // of the last look; owned by watch, as all below
-	lastCalls uint64 // likewise
+	lastTotal int64 // of the last look; owned by watch
 }
 
 // observe is called from time to time with the end of WAL, what was received of it
@@ -73,11 +83,10 @@ func (b *backlog) observe(end, received cdc.LSN, total int64) {
 		b.behind.Store(true)
 	}
 	b.lastTotal = total
-	calls := b.calls.Load()
-	if cancel := b.cancel.Load(); cancel != nil && calls%2 == 1 && calls == b.lastCalls {
+	since := b.calling.Load()
+	if cancel := b.cancel.Load(); cancel != nil && since != 0 && time.Since(time.Unix(0, since)) > b.limit {
 		(*cancel)(errStalled)
 	}
-	b.lastCalls = calls
 }
 
 // shouldPull reports whether what follows is to be pulled.
@@ -118,7 +127,12 @@ func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 	}
 	var refused *cdc.RefusedError
 	var pgErr *pgconn.PgError
-	if errors.As(err, &pgErr) && !errors.As(err, &refused) && !st.in.begun {
+	switch {
+	case errors.Is(err, errGuarded):
+		st.cfg.Logger.Info("the backlog is streamed, not pulled", "because", err)
+		st.backlog.off = true
+		return nil
+	case errors.As(err, &pgErr) && pgErr.Code != codeAdminShutdown && !errors.As(err, &refused) && !st.in.begun:
 		st.cfg.Logger.Warn("cannot pull the backlog, streaming it instead", "error", err)
 		st.backlog.off, st.in.open = true, false
 		return nil
@@ -134,7 +148,11 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &puller{conn: conn, slot: fmt.Sprintf("walpost_pull_%d", conn.PID())}
+	p := &puller{conn: conn, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
+	if err := st.checkUnguarded(ctx, conn); err != nil {
+		p.close(false)
+		return nil, err
+	}
 	for _, query := range []string{
 		"SET statement_timeout = 0",
 		fmt.Sprintf("SELECT lsn FROM pg_copy_logical_replication_slot(%s, %s, temporary => true)", literal(st.cfg.Slot), literal(p.slot)),
@@ -150,6 +168,18 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// checkUnguarded returns errGuarded if the server holds what it sends from the slot back
+// until standbys have it. It does so for failover slots only, and the copy is none.
+// https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-SYNCHRONIZED-STANDBY-SLOTS
+func (st *Stream) checkUnguarded(ctx context.Context, conn *pgconn.PgConn) error {
+	row, err := queryRow(ctx, conn, "SELECT coalesce(current_setting('synchronized_standby_slots', true), '') <> '' AND coalesce((to_jsonb(s)->>'failover')::boolean, false)"+
+		" FROM pg_replication_slots s WHERE slot_name = "+literal(st.cfg.Slot), 1)
+	if err == nil && row[0] == "t" {
+		return errGuarded
+	}
+	return err
 }
 
 // close ends the session, and what the server may still be doing in it.
@@ -187,11 +217,12 @@ func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller) error {
 		return err
 	}
 	defer func() { _ = st.listen(nil) }() // stopped meanwhile: then ctx is done
-	advanced := st.confirmable()
+	advanced, last := st.confirmable(), time.Now()
 	for p.at < p.end {
 		if p.at-p.restart > maxRedecode {
 			st.backlog.off = true
-			st.cfg.Logger.Warn("an old transaction is open and makes pulling slow: streaming instead", "restart_lsn", p.restart.String())
+			st.cfg.Logger.Warn("pulling is slow, since the server decodes much again for each chunk: streaming instead; an old transaction may be open",
+				"restart_lsn", p.restart.String(), "lsn", p.at.String())
 			return nil
 		}
 		chunk := min(max(pullChunk, (p.at-p.restart)/2), maxPullChunk)
@@ -208,11 +239,11 @@ func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller) error {
 		if goal == known || p.pulled-before < int64(goal-from)/minPullShare {
 			return nil
 		}
-		if now := st.confirmable(); now-advanced > advanceEvery {
+		if now := st.confirmable(); now-advanced > advanceBytes || time.Since(last) > advanceInterval {
 			if err := st.advance(ctx, p.conn); err != nil {
 				return err
 			}
-			advanced = now
+			advanced, last = now, time.Now()
 		}
 	}
 	return nil
@@ -253,8 +284,8 @@ func (st *Stream) copyRow(ctx context.Context, h cdc.Handler, data []byte) error
 		return err
 	}
 	st.seen(x.WALStart)
-	st.backlog.calls.Add(1)
-	defer st.backlog.calls.Add(1)
+	st.backlog.calling.Store(time.Now().UnixNano())
+	defer st.backlog.calling.Store(0)
 	return st.message(ctx, h, &x)
 }
 

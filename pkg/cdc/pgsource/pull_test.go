@@ -297,6 +297,7 @@ func TestPullStalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	src.stallLimit = time.Second
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
 	select {
 	case err = <-r.ended:

@@ -22,12 +22,11 @@ type reader struct {
 	pending   inProgress
 	catalog   *pgx.Conn // for questions; nil until there is one
 
-	at     cdc.LSN // everything that committed before it has been handed over
-	xid    uint32  // of the open stream block
-	open   bool    // between Begin and Commit
-	begun  bool    // the handler was told of the transaction in event
-	warned bool    // of updates
-	event  cdc.Event
+	at    cdc.LSN // everything that committed before it has been handed over
+	xid   uint32  // of the open stream block
+	open  bool    // between Begin and Commit
+	begun bool    // the handler was told of the transaction in event
+	event cdc.Event
 }
 
 func (in *reader) close() {
@@ -62,8 +61,12 @@ func (st *Stream) read(ctx context.Context, h cdc.Handler) error {
 }
 
 const (
-	codeUndefinedObject              = "42704"
-	codeObjectNotInPrerequisiteState = "55000"
+	codeUndefinedObject = "42704"
+
+	// skippingRoutine is where a server from 18 on warns that it leaves changes
+	// out since there was no publication yet (pgoutput.c). The code of the warning
+	// has other uses, and its text is translated.
+	skippingRoutine = "LoadPublications"
 )
 
 // receive returns the next message, or the error that it is. With any other
@@ -82,12 +85,23 @@ func (st *Stream) receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) 
 		}
 		return nil, err
 	case *pgproto3.NoticeResponse:
-		// From 18 on the server leaves the changes out, and only warns.
-		if m.Code == codeObjectNotInPrerequisiteState && m.SeverityUnlocalized == "WARNING" {
+		if m.Routine == skippingRoutine {
 			return nil, st.refuseGap(fmt.Errorf("receive: the server warns: %s", m.Message))
 		}
+		st.logNotice(m)
 	}
 	return msg, nil
+}
+
+// noticeInterval is the least time between two lines about what the server warns of:
+// it may repeat itself every second.
+const noticeInterval = time.Minute
+
+func (st *Stream) logNotice(m *pgproto3.NoticeResponse) {
+	if now := time.Now(); now.Sub(st.src.noticed) > noticeInterval {
+		st.src.noticed = now
+		st.cfg.Logger.Warn("the server warns", "message", m.Message, "detail", m.Detail, "hint", m.Hint)
+	}
 }
 
 // refuseGap is for WAL that was written when there was no such publication: what
@@ -221,12 +235,9 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 	return h.Commit(end)
 }
 
-// warnUpdate says once a connection that updates are not events.
+// warnUpdate says that updates are not events.
 func (st *Stream) warnUpdate(oid uint32) {
-	rel, ok := st.in.relations[oid]
-	if !ok || !rel.outbox || st.in.warned {
-		return
+	if rel, ok := st.in.relations[oid]; ok && rel.outbox {
+		st.warnOnce(rel.Relation, "an outbox row was updated: only inserts are events, the update is not published")
 	}
-	st.in.warned = true
-	st.cfg.Logger.Warn("an outbox row was updated: only inserts are events, the update is not published", "table", pgx.Identifier{rel.Schema, rel.Name}.Sanitize())
 }

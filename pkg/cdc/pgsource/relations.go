@@ -67,20 +67,27 @@ func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error)
 	if err != nil || found.partition || !st.hasColumns(rel) {
 		return found.partition, err
 	}
-	name := pgx.Identifier{rel.Schema, rel.Name}.Sanitize()
 	if found.published {
-		st.warnOnce(rel.OID, "rows of a published table that has the outbox's columns, but is not in outbox.table nor a partition of it now, are not published", name)
+		st.warnOnce(rel, "rows of a published table that has the outbox's columns, but is not in outbox.table nor a partition of it now, are not published")
 		return false, nil
 	}
-	st.warnOnce(rel.OID, "rows of a table that has left the publication since: taken for a partition of the outbox", name)
+	st.warnOnce(rel, "rows of a table that has left the publication since: taken for a partition of the outbox")
 	return true, nil
 }
 
-func (st *Stream) warnOnce(oid uint32, text, table string) {
-	if !st.src.warned[oid] {
-		st.src.warned[oid] = true
-		st.cfg.Logger.Warn(text, "table", table)
+// warnOnce logs a text once for a table, over all streams of the source.
+func (st *Stream) warnOnce(rel *cdc.Relation, text string) {
+	w := warning{rel.OID, text}
+	if !st.src.warned[w] {
+		st.src.warned[w] = true
+		st.cfg.Logger.Warn(text, "table", pgx.Identifier{rel.Schema, rel.Name}.Sanitize())
 	}
+}
+
+// warning is what was said of a table.
+type warning struct {
+	oid  uint32
+	text string
 }
 
 // hasColumns reports whether rel has the columns of an outbox, which every

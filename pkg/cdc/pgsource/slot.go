@@ -30,6 +30,7 @@ type slotState struct {
 	SafeWALSize        *int64  `json:"safe_wal_size"`
 	Conflicting        bool    `json:"conflicting"`         // 16
 	InvalidationReason string  `json:"invalidation_reason"` // 17
+	Failover           bool    `json:"failover"`            // 17
 
 	currentDatabase string
 	end             cdc.LSN // of WAL
@@ -169,7 +170,10 @@ func (s *Source) own(ctx context.Context, conn *pgx.Conn) error {
 	begun := time.Now()
 	for locked := false; ; {
 		holder, err := s.tryOwn(ctx, conn, &locked)
-		if err != nil || holder == "" {
+		if err == nil && holder == "" {
+			return s.endPulls(ctx, conn)
+		}
+		if err != nil {
 			return err
 		}
 		if !s.cfg.WaitForSlot && time.Since(begun) > grace {
@@ -202,6 +206,28 @@ func (s *Source) tryOwn(ctx context.Context, conn *pgx.Conn, locked *bool) (hold
 	}
 	return fmt.Sprintf("the server process %d", slot.ActivePID), nil
 }
+
+// endPulls ends the sessions in which an earlier owner of the slot pulls. One that was
+// frozen in it is not noticed by the server, which waits to send, and would keep WAL and
+// hold vacuum back for as long as the process stays frozen.
+func (s *Source) endPulls(ctx context.Context, conn *pgx.Conn) error {
+	const query = `SELECT count(pg_terminate_backend(active_pid)) FROM pg_replication_slots WHERE temporary AND starts_with(slot_name, $1) AND active_pid IS NOT NULL`
+	var n int
+	err := conn.QueryRow(ctx, query, pullPrefix(s.cfg.Slot)).Scan(&n)
+	var pgErr *pgconn.PgError
+	switch {
+	case errors.As(err, &pgErr) && pgErr.Code == codeInsufficientPrivilege:
+		s.cfg.Logger.Warn("an earlier owner of the slot still pulls in a session of another role, and keeps WAL", "error", err)
+	case err != nil:
+		return fmt.Errorf("end the pull of an earlier owner of slot %q: %w", s.cfg.Slot, err)
+	case n > 0:
+		s.cfg.Logger.Info("ended the pull of an earlier owner of the slot", "slot", s.cfg.Slot)
+	}
+	return nil
+}
+
+// pullPrefix is how the names of the slot's temporary copies begin.
+func pullPrefix(slot string) string { return fmt.Sprintf("walpost_pull_%016x_", uint64(lockKey(slot))) }
 
 // lockKey is the advisory lock that stands for a slot. Advisory locks belong to
 // a database, as logical slots do.

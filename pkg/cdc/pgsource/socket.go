@@ -42,7 +42,7 @@ type socketReader struct {
 
 	total    atomic.Int64 // bytes that have come
 	reading  atomic.Bool  // a read of the socket is under way
-	lastRead atomic.Int64 // when bytes last came, or the first read began, in Unix ns
+	lastRead atomic.Int64 // when the last read began, or its bytes came, in Unix ns
 }
 
 // Read implements [io.Reader].
@@ -67,7 +67,7 @@ func (s *socketReader) Read(b []byte) (int, error) {
 
 // fill reads the socket once.
 func (s *socketReader) fill(b []byte) (int, error) {
-	s.lastRead.CompareAndSwap(0, time.Now().UnixNano())
+	s.lastRead.Store(time.Now().UnixNano()) // what came before, a handler may have been busy with for long
 	s.reading.Store(true)
 	n, err := s.src.Read(b)
 	s.reading.Store(false)

@@ -136,20 +136,23 @@ func (c Config) validate() error {
 
 // Source opens streams of one slot. It implements [cdc.Source].
 type Source struct {
-	cfg     Config
-	conn    *pgx.ConnConfig
-	metrics *metrics
+	cfg        Config
+	conn       *pgx.ConnConfig
+	metrics    *metrics
+	stallLimit time.Duration // shorter in tests
 
 	// Owned by Open and by the stream that it returned, of which there is one
 	// at a time.
-	connected  atomic.Bool     // some session was had
-	opened     bool            // some Open has succeeded
-	textOnly   bool            // a column came that binary format is not understood for
-	streamNext bool            // the next stream must not begin with a pull
-	warned     map[uint32]bool // tables that were warned of
-	filtered   bool            // a row filter was warned of
+	connected  atomic.Bool // some session was had
+	opened     bool        // some Open has succeeded
+	textOnly   bool        // a column came that binary format is not understood for
+	streamNext bool        // the next stream must not begin with a pull
+	warned     map[warning]bool
+	filtered   bool      // a row filter was warned of
+	noticed    time.Time // when the server's warning was last logged
 
 	standby atomic.Bool
+	contact atomic.Int64 // when the server last answered an open stream, in Unix ns; zero while there is none
 }
 
 // New returns a source. It does not connect.
@@ -162,15 +165,42 @@ func New(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[uint32]bool{}}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, stallLimit: stallLimit}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.
 // Safe to call from any goroutine.
 func (s *Source) Standby() bool { return s.standby.Load() }
 
+// maxQuiet is how long the server may leave an open stream without an answer, and the
+// source still count as healthy. It is asked three times in that time.
+const maxQuiet = 8 * time.Second
+
+// Healthy returns an error if a stream is open and the server has not answered it for
+// some seconds. Safe to call from any goroutine.
+func (s *Source) Healthy() error {
+	last := s.contact.Load()
+	if quiet := time.Since(time.Unix(0, last)); last != 0 && quiet > maxQuiet {
+		return fmt.Errorf("postgres: no answer for %s", quiet.Round(time.Second))
+	}
+	return nil
+}
+
 // Open implements [cdc.Source].
 func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
+	stream, err := s.open(ctx, position)
+	var refused *cdc.RefusedError
+	switch {
+	case err == nil:
+		s.metrics.opened()
+		return stream, nil
+	case ctx.Err() == nil && !errors.As(err, &refused):
+		s.metrics.retries.Inc()
+	}
+	return nil, err
+}
+
+func (s *Source) open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (*Stream, error) {
 	control, err := s.openControl(ctx)
 	if err != nil {
 		return nil, err
@@ -180,7 +210,6 @@ func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Po
 		closeConn(control.PgConn())
 		return nil, err
 	}
-	s.metrics.opened()
 	return stream, nil
 }
 
@@ -275,7 +304,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		st.confirmed.Store(uint64(slot.ConfirmedFlush))
 	}
 	st.binary = binary && !s.textOnly
-	st.backlog.above = cdc.LSN(max(0, s.cfg.PullAbove))
+	st.backlog.above, st.backlog.limit = cdc.LSN(max(0, s.cfg.PullAbove)), s.stallLimit
 	if a := st.backlog.above; a > 0 && server.LSN > start && server.LSN-start > a && !s.streamNext {
 		st.backlog.behind.Store(true)
 	}

@@ -23,9 +23,8 @@ const (
 	confirmTimeout = 5 * time.Second
 	finishTimeout  = time.Second
 
-	// switchTimeout bounds the end of the replication command on a connection
-	// that goes on: the server finishes the transaction that it is sending.
-	switchTimeout = 10 * time.Second
+	// switchTimeout bounds the goodbye where a pull follows.
+	switchTimeout = 2 * time.Second
 )
 
 // interval is the time between two status messages, and between two looks at

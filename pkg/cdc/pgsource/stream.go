@@ -79,6 +79,7 @@ func (st *Stream) Close() error {
 	closeConn(st.repl.Load().conn)
 	closeConn(st.control.PgConn())
 	st.src.metrics.connected.Set(0)
+	st.src.contact.Store(0)
 	return nil
 }
 
@@ -98,10 +99,14 @@ func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
 		return st.interrupt()
 	})
 	g.Go(func() error {
-		if err := st.flow(hctx, h); hctx.Err() == nil {
+		err := st.flow(hctx, h)
+		select {
+		case <-st.stopped: // what the handler says from then on is no failure
+		case <-hctx.Done():
+		default:
 			return err
 		}
-		<-gctx.Done() // stopped: the connection is kept alive until then
+		<-gctx.Done() // the connection is kept alive until then
 		return nil
 	})
 	g.Go(func() error { return st.keepAlive(gctx) })
@@ -181,7 +186,7 @@ func (st *Stream) endReplication(ctx context.Context) error {
 	st.copying = false
 	old := st.repl.Load()
 	if err := old.endCopy(switchTimeout); err != nil {
-		return fmt.Errorf("end replication from slot %q: %w", st.cfg.Slot, err)
+		st.cfg.Logger.Debug("replication not ended by the server in time", "error", err) // it will notice
 	}
 	closeConn(old.conn)
 	repl, err := st.src.connectReplication(ctx)
@@ -252,6 +257,7 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 	if err != nil {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
+	st.src.contact.Store(time.Now().UnixNano())
 	if slot != nil {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())

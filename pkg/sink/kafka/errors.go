@@ -58,6 +58,13 @@ func isRefusal(err error) bool {
 	return false
 }
 
+// passes reports whether a batch that was failed with err may be taken when a new
+// client sends it: what was damaged on its way is damaged no more, and a topic
+// that was created again is another.
+func passes(err error) bool {
+	return errors.Is(err, kerr.CorruptMessage) || errors.Is(err, kerr.UnknownTopicID)
+}
+
 // refused is the error of a record that the broker has refused for err in a
 // batch of its own.
 func refused(topic string, size int, err error) error {
@@ -74,7 +81,7 @@ var hints = []struct {
 	hint string
 }{
 	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
-	{kerr.UnknownTopicID, "the topic was deleted or created again"},
+	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
 	{kerr.TopicAuthorizationFailed, "allow the user to describe and write the topic"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
 	{kerr.SaslAuthenticationFailed, "check kafka.sasl"},
@@ -84,6 +91,7 @@ var hints = []struct {
 	{kerr.NotEnoughReplicasAfterAppend, "bring the topic's replicas back, or lower its min.insync.replicas"},
 	{kerr.InvalidReplicationFactor, "set kafka.replication_factor to at most the number of brokers"},
 	{kerr.InvalidConfig, "create the topic by hand, with settings that the cluster takes"},
+	{kerr.CorruptMessage, "look for what damages data between here and the brokers"},
 	{kerr.PolicyViolation, "create the topic by hand, as the cluster's policy wants it"},
 }
 

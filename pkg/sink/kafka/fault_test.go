@@ -244,6 +244,26 @@ func firstError(a *answers) error {
 	return nil
 }
 
+// TestDamagedBatches has batches arrive damaged for a while.
+func TestDamagedBatches(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic))
+	log := new(logs)
+	s := newSink(t, Config{Brokers: c.ListenAddrs(), Logger: log.logger(slog.LevelWarn)})
+	a := new(answers)
+	h := c.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Err: kerr.CorruptMessage, Count: -1})
+	if err := produceSequence(t.Context(), s, a, 0, 50); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "Healthy names the reason", func() bool { return contains(s.Healthy(t.Context()), "CORRUPT_MESSAGE") })
+	eventually(t, "the log has a hint", func() bool { return log.count("look for what damages data") == 1 })
+	h.Remove()
+	flush(t, s)
+	if err := firstError(a); err != nil {
+		t.Errorf("done(%v), want nil", err)
+	}
+	checkSequence(t, values(t, c.ListenAddrs(), testTopic), 50)
+}
+
 // TestRefusals shows which answers are final.
 func TestRefusals(t *testing.T) {
 	for _, err := range []*kerr.Error{

@@ -28,7 +28,7 @@ func (l clientLog) Level() kgo.LogLevel {
 func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	line := parseLine(keyvals)
 	switch {
-	case line.final() && (isRefusal(line.err) || l.s.narrowing.Load()):
+	case line.final() && (passes(line.err) || isRefusal(line.err) || l.s.narrowing.Load()):
 		l.s.narrowing.Store(true)
 		l.s.metrics.retries.Inc()
 		l.s.health.suspect(fmt.Errorf("topic %s: %w", line.topic, line.err))

@@ -51,6 +51,12 @@ func TestRefusedByKafka(t *testing.T) {
 	}
 }
 
+// TestDeletedOnKafka deletes a topic of a real broker and creates it again later.
+func TestDeletedOnKafka(t *testing.T) {
+	addrs := envtest.Kafka(t).Addrs()
+	testDeleted(t, addrs, envtest.CreateTopic(t, addrs, 2, nil))
+}
+
 // TestJavaPartitions compares with where the Java client sends its records.
 func TestJavaPartitions(t *testing.T) {
 	all, err := testenv.JavaPartitions()

@@ -13,9 +13,9 @@ import (
 
 // orphans are records that a client has failed and another is to send: those of
 // topics that were deleted and created again, which the client library does not
-// adopt, and those that were in, behind or beside a batch that a broker refused.
-// As these fail in order and nothing passes them, they can be sent again in
-// order.
+// adopt, and those that were in, behind or beside a batch that a broker refused
+// or found damaged. As these fail in order and nothing passes them, they can be
+// sent again in order.
 type orphans struct {
 	feeding chan struct{} // capacity 1; holds a value while somebody gives records to a client
 

@@ -13,7 +13,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -222,7 +221,7 @@ func (s *Sink) delivered(kr *kgo.Record, err error) {
 		s.finish(d, nil)
 		return
 	}
-	again := errors.Is(err, kerr.UnknownTopicID) || isRefusal(err)
+	again := passes(err) || isRefusal(err)
 	if (again || s.narrowing.Load()) && s.orphan(d, err) {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,6 +92,31 @@ func TestClose(t *testing.T) {
 	}
 }
 
+// TestCloseWaitsForNoReason fails a record in the moment in which the sink is
+// closed: it must not be held for a reason that never comes.
+func TestCloseWaitsForNoReason(t *testing.T) {
+	for range 200 {
+		s, tp := discarding(t)
+		a := new(answers)
+		if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+			t.Fatal(err)
+		}
+		d := &delivery{sink: s, record: record(testTopic, "k", "v"), done: a.done, topic: tp, size: 1}
+		d.prepare()
+		var promise sync.WaitGroup
+		promise.Go(func() {
+			for s.failure() == nil { // no wait: the moment is short
+			}
+			s.delivered(&d.Record, context.Canceled)
+		})
+		s.Close()
+		promise.Wait()
+		if got := a.list(); len(got) != 1 || !errors.Is(got[0], ErrClosed) {
+			t.Fatalf("done was called with %v, want once, with closed", got)
+		}
+	}
+}
+
 // TestReasonIsToldFirst lets the client fail what follows from a failure before
 // the failed record itself.
 func TestReasonIsToldFirst(t *testing.T) {
@@ -105,16 +131,16 @@ func TestReasonIsToldFirst(t *testing.T) {
 		d.prepare()
 		ds = append(ds, d)
 	}
-	s.giveUp(kerr.CorruptMessage)
+	s.giveUp(kerr.InvalidTxnState)
 	s.delivered(&ds[0].Record, context.Canceled)
 	if got := a.list(); len(got) > 0 {
 		t.Errorf("done was called with %v before the reason is known", got)
 	}
-	s.delivered(&ds[1].Record, kerr.CorruptMessage)
+	s.delivered(&ds[1].Record, kerr.InvalidTxnState)
 	s.delivered(&ds[2].Record, context.Canceled)
 	s.delivered(&ds[3].Record, kerr.InvalidRecord)
 	for i, err := range a.list() {
-		if got, want := errors.Is(err, kerr.CorruptMessage), i == 0; got != want || err == nil {
+		if got, want := errors.Is(err, kerr.InvalidTxnState), i == 0; got != want || err == nil {
 			t.Errorf("done %d: %v, want the reason: %t", i, err, want)
 		}
 	}

@@ -181,6 +181,61 @@ func TestTopicCreatedAgain(t *testing.T) {
 	}
 }
 
+// TestDeletedTopicIsHeld deletes a topic that nobody creates again for a while.
+func TestDeletedTopicIsHeld(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(2, testTopic))
+	testDeleted(t, c.ListenAddrs(), testTopic)
+}
+
+func testDeleted(t *testing.T, brokers []string, topic string) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cl.Close()
+	admin := kadm.NewClient(cl)
+	log := new(logs)
+	s := newSink(t, Config{Brokers: brokers, Logger: log.logger(slog.LevelWarn)})
+	a := new(answers)
+	produce(t, s, a, record(topic, "key", "old"))
+	flush(t, s)
+	if _, err := admin.DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	produced := make(chan error, 1)
+	go func() {
+		for i := range 20 {
+			if err := s.Produce(t.Context(), record(topic, "key", fmt.Sprint(i)), a.done); err != nil {
+				produced <- err
+				return
+			}
+		}
+		produced <- nil
+	}()
+	eventually(t, "Healthy names the topic and the reason", func() bool {
+		err := s.Healthy(t.Context())
+		return contains(err, topic) && contains(err, "UNKNOWN_TOPIC")
+	})
+	eventually(t, "a hint", func() bool { return log.count(`hint="create the topic`)+log.count("create it again") > 0 })
+	if got := len(a.list()); got > 1 {
+		t.Errorf("done was called %d times, want once", got)
+	}
+	if _, err := admin.CreateTopic(t.Context(), 2, 1, nil, topic); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-produced; err != nil {
+		t.Fatalf("Produce() = %v", err)
+	}
+	flush(t, s)
+	if err := firstError(a); err != nil {
+		t.Errorf("done(%v), want nil", err)
+	}
+	checkSequence(t, values(t, brokers, topic), 20)
+	if err := s.Healthy(t.Context()); err != nil {
+		t.Errorf("Healthy() = %v", err)
+	}
+}
+
 // TestCloseWithOrphans closes the sink before the topic is there again.
 func TestCloseWithOrphans(t *testing.T) {
 	s, tp := discarding(t)

@@ -1,0 +1,195 @@
+package crash
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/walpost/walpost/test/harness"
+)
+
+// TestCrash breaks walpost between a real Postgres and a real Kafka.
+func TestCrash(t *testing.T) {
+	runBlocks(t, *faultCount, true, slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
+		checkpointFaults, tableFaults, spillFaults))
+}
+
+// TestCrashBroker breaks an in-process broker, in ways that a single real one
+// cannot be made to show.
+func TestCrashBroker(t *testing.T) {
+	runBlocks(t, max(1, *faultCount/5), false, slices.Concat(fakeFaults, processFaults, networkFaults(pgSide)))
+}
+
+func runBlocks(t *testing.T, n int, real bool, faults []fault) {
+	seed := cmp.Or(*seedFlag, uint64(time.Now().UnixNano()))
+	if faults = only(t, faults); len(faults) == 0 {
+		t.Skip("no fault is called " + *onlyFaults)
+	}
+	fmt.Printf("seed %d\n", seed)
+	for block := *firstBlock; n > 0; block++ {
+		size := min(n, blockSize)
+		n -= size
+		t.Run(fmt.Sprintf("block%d", block), func(t *testing.T) {
+			defer func() {
+				if t.Failed() {
+					fmt.Printf("failed: again with -run %s -seed %d -block %d -faults %d\n", t.Name(), seed, block, size)
+				}
+			}()
+			runBlock(t, newStage(t, seed, block, real), size, faults)
+		})
+		if t.Failed() {
+			return
+		}
+	}
+}
+
+// recovery is how long a fault's end was from the first event that was written
+// after it and came to Kafka.
+type recovery struct {
+	fault string
+	took  time.Duration
+}
+
+func runBlock(t *testing.T, s *stage, n int, faults []fault) {
+	begun := time.Now()
+	end := s.begin()
+	var recoveries []recovery
+	kinds := map[string]int{}
+	if !s.tmpfs {
+		faults = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return f.name == diskFull })
+	}
+	for i, p := range plan(faults, n, s.random(faultStream)) {
+		s.waitFor(p.moment)
+		s.ledger.begin(p.name)
+		began := time.Now()
+		s.over = time.Time{}
+		kinds[p.name]++
+		if err := p.run(t.Context(), s, rand.New(rand.NewPCG(p.seed, 0))); err != nil {
+			s.problem("fault %d, %s: %v", i+1, p.name, err)
+		}
+		s.ended()
+		took, note := s.recover(p), ""
+		if took > slowRecovery {
+			t.Logf("slow recovery from %s; the log ends:\n%s", p.name, tail(s.main.Log()))
+		}
+		if took > 0 {
+			recoveries = append(recoveries, recovery{p.name, took})
+			note = fmt.Sprintf(", recovered in %.2f s", took.Seconds())
+		}
+		t.Logf("fault %d of %d: %s, over after %.2f s%s", i+1, n, p.name, s.over.Sub(began).Seconds(), note)
+		if len(s.problems) > 5 || s.stuck {
+			break
+		}
+	}
+	end()
+	v := judge(s.ledger, s.sampler.samples, s.reasons)
+	report(t, s, v, kinds, recoveries, time.Since(begun))
+}
+
+// waitFor waits for a fault's moment, which must come soon.
+func (s *stage) waitFor(m moment) {
+	if m.large > 0 {
+		_ = s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+			for left := m.large; left > 0; left -= 1000 {
+				if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
+					return err
+				}
+			}
+			return nil
+		}) // the server may be away after the fault before
+	} else {
+		from := s.ledger.committed()
+		_ = s.until(3*time.Second, "events", func() bool { return s.ledger.committed() >= from+m.events })
+	}
+	<-time.After(m.delay) // the moment is the test
+}
+
+// ended says that the fault is over.
+func (s *stage) ended() {
+	if s.over.IsZero() {
+		s.over = time.Now()
+	}
+}
+
+const (
+	// maxRecovery is how long it may take until walpost works again.
+	maxRecovery = 60 * time.Second
+
+	// slowRecovery is from when on the log is shown.
+	slowRecovery = 2 * time.Second
+)
+
+// recover waits until an event that was written after the fault is in Kafka, and
+// returns how long after the fault's end that was. It returns 0 if the next fault
+// is to come sooner than that.
+func (s *stage) recover(p planned) time.Duration {
+	s.alive()
+	if p.hasty {
+		return 0
+	}
+	ev := s.mark()
+	err := s.until(maxRecovery, "recovery from "+p.name, func() bool {
+		s.alive()
+		_, ok := s.ledger.seen(ev)
+		return ok
+	})
+	if err != nil {
+		s.problem("%v; the log ends:\n%s", err, tail(s.main.Log()))
+		s.stuck = true
+		return 0
+	}
+	at, _ := s.ledger.seen(ev)
+	return max(time.Millisecond, at.Sub(s.over))
+}
+
+// mark writes one event, as soon as the server takes it.
+func (s *stage) mark() (ev *event) {
+	s.t.Helper()
+	if err := s.until(maxRecovery, "the writer can write", func() bool {
+		return s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+			err := t.insert(ctx, "outbox", t.rows(1, t.own))
+			ev = t.tx.events[0]
+			return err
+		}) == nil
+	}); err != nil {
+		s.t.Fatal(err)
+	}
+	return ev
+}
+
+// finish waits until all is in Kafka, and stops walpost.
+func (s *stage) finish() {
+	s.alive()
+	ev := s.mark()
+	_ = s.until(maxRecovery, "the last event in Kafka", func() bool { _, ok := s.ledger.seen(ev); return ok })
+	_ = s.until(10*time.Second, "all in Kafka", func() bool { _, missing := s.ledger.counts(); return missing == 0 })
+	// What is missing then is lost.
+	if err := s.stop(s.main); err != nil {
+		s.problem("last stop: %v", err)
+	}
+	in, err := harness.Count(s.t.Context(), s.brokers, s.ledger.topics...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.until(30*time.Second, fmt.Sprintf("read all of %d records", in), func() bool { return s.ledger.records() >= in }); err != nil {
+		s.t.Fatal(err)
+	}
+	if read := s.ledger.records(); read > in {
+		s.problem("Kafka holds %d records, after %d had been read: it has lost some", in, read)
+	}
+}
+
+// recovered waits until an event that is written now is in Kafka, for a fault that
+// needs to know what came before it.
+func (s *stage) recovered() error {
+	ev := s.mark()
+	return s.until(maxRecovery, "recovery from the fault before", func() bool {
+		s.alive()
+		_, ok := s.ledger.seen(ev)
+		return ok
+	})
+}

@@ -1,0 +1,87 @@
+package crash
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// The least that a block must reach for each of its faults, or it has shown
+// little.
+const (
+	minEvents   = 500.0
+	minInFlight = 0.3
+	minResumes  = 0.01
+)
+
+// maxRSS is the promise on memory.
+const maxRSS = 150 << 20
+
+// report prints a block's figures and fails the test for whatever is wrong.
+func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries []recovery, took time.Duration) {
+	faults := 0
+	for _, n := range kinds {
+		faults += n
+	}
+	mode := "real servers"
+	if s.fake != nil {
+		mode = "in-process broker"
+	}
+	longest := recovery{}
+	for _, r := range recoveries {
+		if r.took > longest.took {
+			longest = r
+		}
+	}
+	fmt.Printf("FIGURES crash, %s, seed %d block %d: %d faults in %.0f s, events %d, lost %d, invented %d, reordered %d, changed %d, misplaced %d\n",
+		mode, s.seed, s.n, faults, took.Seconds(), v.events, v.wrong[lost], v.wrong[invented], v.wrong[reordered], v.wrong[changed], v.wrong[misplaced])
+	fmt.Printf("FIGURES crash, %s, seed %d block %d: duplicates %d explained, %d unexplained; saved too early %d, confirmed too early %d, at %d looks\n",
+		mode, s.seed, s.n, v.repeated, v.wrong[unexpected], v.wrong[early], v.wrong[ahead], s.sampler.looks)
+	fmt.Printf("FIGURES crash, %s, seed %d block %d: peak RSS %.0f MiB, longest recovery %.2f s (%s), instances %d, problems %d\n",
+		mode, s.seed, s.n, float64(s.peakRSS())/(1<<20), longest.took.Seconds(), longest.fault, len(s.instances), len(s.problems))
+	for _, line := range byKind(kinds, recoveries) {
+		fmt.Printf("FIGURES crash, %s, %s\n", mode, line)
+	}
+	for _, what := range slices.Sorted(maps.Keys(v.wrong)) {
+		t.Errorf("%s: %d", what, v.wrong[what])
+	}
+	if len(v.examples) > 0 {
+		t.Log(strings.Join(v.examples, "\n"))
+	}
+	if rss := s.peakRSS(); rss > maxRSS {
+		t.Errorf("peak RSS %d bytes, want at most %d", rss, maxRSS)
+	}
+	minimum(t, "events", v.events, minEvents*float64(faults))
+	minimum(t, "faults that hit records in flight", v.inFlight, minInFlight*float64(faults))
+	minimum(t, "resumes inside a transaction", s.resumes(), minResumes*float64(faults))
+}
+
+func minimum(t *testing.T, what string, got int, want float64) {
+	t.Helper()
+	fmt.Printf("FIGURES crash, minimum: %s %d, at least %d\n", what, got, int(want))
+	if got < int(want) && *onlyFaults == "" {
+		t.Errorf("%s: %d, want at least %d for the block to show something", what, got, int(want))
+	}
+}
+
+// byKind returns a line for each kind of fault: how often, and the median and the
+// longest recovery of those that another fault did not follow at once.
+func byKind(kinds map[string]int, recoveries []recovery) []string {
+	took := map[string][]time.Duration{}
+	for _, r := range recoveries {
+		took[r.fault] = append(took[r.fault], r.took)
+	}
+	var lines []string
+	for _, kind := range slices.Sorted(maps.Keys(kinds)) {
+		line := fmt.Sprintf("fault %s: %d times", kind, kinds[kind])
+		if all := took[kind]; len(all) > 0 {
+			slices.Sort(all)
+			line += fmt.Sprintf(", recovery median %.2f s, longest %.2f s", all[len(all)/2].Seconds(), all[len(all)-1].Seconds())
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}

@@ -1,0 +1,242 @@
+package crash
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/walpost/walpost/internal/testenv"
+	"github.com/walpost/walpost/internal/testenv/envtest"
+)
+
+// stage is one block's servers, its walpost and what watches them. It belongs to
+// the test's goroutine.
+type stage struct {
+	t    testing.TB
+	seed uint64
+	n    int // number of the block
+	rng  *rand.Rand
+
+	pg      *testenv.PostgresServer
+	pgLinks [2]*link // instances take turns, so that one can be cut off from its successor
+
+	kafka     *testenv.KafkaServer // nil for the in-process broker
+	kafkaLink *link                // nil for the in-process broker
+	fake      *kfake.Cluster       // nil for a real broker
+	brokers   []string             // past the link
+
+	dsn    string // past the link
+	slot   string
+	spill  string // folder
+	tmpfs  bool   // spill is a small file system of its own
+	rooted bool   // the publication publishes partitions as their root
+	lanes  int    // partitions of outbox_parts made so far
+	env    []string
+
+	ledger  *ledger
+	writer  *writer
+	sampler *sampler
+	probe   *session
+
+	main      *instance
+	instances []*instance
+	reasons   []interruption
+	problems  []string
+	over      time.Time // when the last fault ended
+	stuck     bool      // walpost did not recover
+}
+
+const (
+	topicPartitions = 6
+
+	// senderTimeout is short, so that dead connections are noticed within a
+	// test's time. It also bounds how long a frozen instance keeps the slot.
+	senderTimeout = 3 * time.Second
+
+	// drainTimeout is walpost's delivery.drain_timeout.
+	drainTimeout = time.Second
+
+	slotName = "walpost"
+)
+
+// setupSQL makes two outboxes of one shape, one of them partitioned, a table that
+// is published and no outbox, one that is neither, and one with a row for each
+// transaction of the writer.
+const setupSQL = `
+	CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
+		payload text, seq bigint NOT NULL, lane int, at timestamptz NOT NULL DEFAULT clock_timestamp());
+	CREATE TABLE outbox_parts (id uuid, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
+		payload text, seq bigint NOT NULL, lane int, at timestamptz NOT NULL DEFAULT clock_timestamp()) PARTITION BY LIST (lane);
+	CREATE TABLE outbox_parts_0 PARTITION OF outbox_parts FOR VALUES IN (0);
+	CREATE TABLE other (id uuid, aggregatetype text, aggregateid text, type text, payload text, seq bigint);
+	CREATE TABLE busy (n bigint, note text);
+	CREATE TABLE written (name text PRIMARY KEY);
+	CREATE PUBLICATION walpost FOR TABLE outbox, outbox_parts, other WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = %t)`
+
+// newStage starts a block's servers. Its table's shape comes from the seed.
+func newStage(t testing.TB, seed uint64, n int, real bool) *stage {
+	t.Helper()
+	s := &stage{t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir()}
+	s.rng = s.random(0)
+	s.rooted = s.rng.IntN(2) == 0
+	s.pg = envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{
+		"wal_sender_timeout": senderTimeout.String(), "logical_decoding_work_mem": "64kB", "synchronous_commit": "on",
+		"max_wal_size": "4GB", "log_min_messages": "fatal",
+	}})
+	s.dsn = s.pg.DSN()
+	if real {
+		s.startKafka()
+	} else {
+		s.fake = envtest.FakeKafka(t, kfake.NumBrokers(3))
+		s.brokers = s.fake.ListenAddrs()
+	}
+	s.tmpfs = mountSmall(t, s.spill)
+	s.ledger = newLedger([]string{"crash-0", "crash-1"}, topicPartitions)
+	s.createTopics()
+	if err := s.sql(fmt.Sprintf(setupSQL, s.rooted)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range s.pgLinks {
+		s.pgLinks[i] = newLink(t, "postgres")
+		s.pgLinks[i].to(t, s.pgURL().Host)
+	}
+	s.configure()
+	return s
+}
+
+// startKafka starts a broker with a second listener that leads clients through the
+// link.
+func (s *stage) startKafka() {
+	const listener = "LINKED"
+	s.kafkaLink = newLink(s.t, "kafka")
+	s.kafka = envtest.NewKafka(s.t, testenv.KafkaConfig{
+		Listeners: map[string]string{listener: "PLAINTEXT"}, Advertised: map[string]string{listener: s.kafkaLink.addr()},
+	})
+	s.brokers = s.kafka.Addrs()
+	s.kafkaLink.to(s.t, s.kafka.ListenerAddrs(listener)[0])
+}
+
+func (s *stage) createTopics() {
+	admin := kadm.NewClient(newClient(s.t, s.brokers))
+	appendTime, replicas := "LogAppendTime", int16(1)
+	if s.fake != nil {
+		replicas = 3
+	}
+	res, err := admin.CreateTopics(s.t.Context(), topicPartitions, replicas, map[string]*string{"message.timestamp.type": &appendTime}, s.ledger.topics...)
+	if err == nil {
+		err = res.Error()
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// configure sets what all instances have in common.
+func (s *stage) configure() {
+	brokers := s.brokers
+	if s.kafkaLink != nil {
+		brokers = []string{s.kafkaLink.addr()}
+	}
+	s.env = []string{
+		"WALPOST_POSTGRES_SLOT=" + s.slot,
+		"WALPOST_OUTBOX_TABLE=public.outbox,public.outbox_parts", "WALPOST_OUTBOX_TOPIC=crash-${routedByValue}",
+		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
+		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
+		"WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
+	}
+}
+
+func (s *stage) spillDir() string { return filepath.Join(s.spill, "dir") }
+
+func (s *stage) pgURL() *url.URL {
+	u, err := url.Parse(s.dsn)
+	if err != nil {
+		s.t.Fatal("the server's DSN is not a URL")
+	}
+	return u
+}
+
+// random returns a source that depends on the seed, the block and n alone.
+func (s *stage) random(n uint64) *rand.Rand {
+	return rand.New(rand.NewPCG(s.seed, uint64(s.n)<<32|n))
+}
+
+// The streams of random numbers of a block.
+const (
+	writerStream = 1 << 8
+	faultStream  = 1 << 16
+)
+
+// begin starts walpost, the writer, and those who look on. The function that it
+// returns ends them and waits.
+func (s *stage) begin() (end func()) {
+	ctx, cancel := context.WithCancel(s.t.Context())
+	s.writer = newWriter(s.dsn, s.ledger)
+	s.probe = s.writer.session(0, s.random(writerStream-1))
+	s.sampler = &sampler{slot: s.slot, ledger: s.ledger, admin: kadm.NewClient(newClient(s.t, s.brokers))}
+	s.main = s.start()
+	s.waitReady(s.main)
+
+	lookCtx, stopLooking := context.WithCancel(s.t.Context())
+	done := make(chan struct{}, 3)
+	spawn := func(run func()) { go func() { run(); done <- struct{}{} }() }
+	cl := newConsumer(s.t, s.brokers, s.ledger.topics)
+	spawn(func() { read(lookCtx, cl, s.ledger) })
+	spawn(func() { s.sampler.run(lookCtx, s.dsn) })
+	spawn(func() { s.writer.run(ctx, func(n uint64) *rand.Rand { return s.random(writerStream + n) }) })
+	return func() {
+		cancel()
+		<-done // the writer is the only one that ends
+		s.finish()
+		stopLooking()
+		<-done
+		<-done
+		s.probe.close()
+	}
+}
+
+// sql runs statements on a connection of its own, past the link.
+func (s *stage) sql(statements ...string) error {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	return execute(ctx, s.dsn, statements...)
+}
+
+// checkpoint returns what the database says now.
+func (s *stage) checkpoint() (checkpoint, error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := connect(ctx, s.dsn)
+	if err != nil {
+		return checkpoint{}, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	return readCheckpoint(ctx, conn, s.slot)
+}
+
+// problem notes that walpost did what it must not.
+func (s *stage) problem(format string, args ...any) {
+	s.problems = append(s.problems, fmt.Sprintf(format, args...))
+	s.t.Errorf("seed %d block %d: "+format, append([]any{s.seed, s.n}, args...)...)
+}
+
+// terminate ends server processes that a condition on pg_stat_activity selects.
+func (s *stage) terminate(where string, args ...any) (n int, err error) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	conn, err := connect(ctx, s.dsn)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
+	err = conn.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "+where, args...).Scan(&n)
+	return n, err
+}

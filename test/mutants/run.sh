@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Shows that the tests see faults: plants each mutant of this folder in a copy of
+# the tree, runs the crash harness and, if that has not seen it, the packages' own
+# suites, and prints who did. Ends with 1 if one was missed.
+#
+# Of the faults only those are taken that a mutant's file names, so that it does not
+# take hours; -a takes all.
+#
+#   test/mutants/run.sh [-a] [-f FAULTS] [-s SEED] [NAME...]
+set -euo pipefail
+
+all= faults=40 seed=1
+while getopts 'af:s:' option; do
+	case $option in
+	a) all=1 ;;
+	f) faults=$OPTARG ;;
+	s) seed=$OPTARG ;;
+	*) exit 2 ;;
+	esac
+done
+shift $((OPTIND - 1))
+
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# caught BY COMMAND... runs a test, says by whom the mutant is caught if it fails,
+# and shows the first of what it has found.
+caught() {
+	local by=$1
+	shift
+	if (cd "$work/tree" && "$@") >"$work/log" 2>&1; then
+		return 1
+	fi
+	echo "caught by $by"
+	grep -E '^ +[a-z]+_test\.go:[0-9]+: (seed |[a-z ]+ after fault|[a-z ]+ before the first)|^ *--- FAIL|^(panic|FAIL)' "$work/log" |
+		head -n 4 | cut -c1-250 | sed 's/^ */    /' || true
+}
+
+missed=0
+for patch in "$here"/*.patch; do
+	name=$(basename "$patch" .patch)
+	if [ $# -gt 0 ] && [[ " $* " != *" $name "* ]]; then
+		continue
+	fi
+	rm -rf "$work/tree" && mkdir "$work/tree"
+	(cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar -x -C "$work/tree"
+	printf '%s: ' "$name"
+	if ! (cd "$work/tree" && patch -s -p1 <"$patch"); then
+		echo "does not apply any more"
+		missed=1
+		continue
+	fi
+	only=
+	[ -n "$all" ] || only=$(sed -n 's/^Faults: //p' "$patch")
+	caught "the crash harness" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -seed "$seed" -only "$only" ||
+		caught "the packages' tests" go test -count=1 -timeout 10m -failfast ./pkg/... ||
+		{ echo "missed" && missed=1; }
+done
+exit $missed
