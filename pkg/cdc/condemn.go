@@ -42,7 +42,7 @@ func (p *Pipeline) condemn(r *Record, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.condemned[condemned{r.CommitLSN, r.Ordinal, string(r.ID)}] = poison
-	return &condemnedError{fmt.Errorf("resuming from the checkpoint without a row that was refused for good: reason %s, id %s", poison.Reason, r.ID)}
+	return &condemnedError{fmt.Errorf("reason %s, id %s", poison.Reason, r.ID)}
 }
 
 // sentence returns why r is condemned, once, or nil: a later retry is tried again.
@@ -58,23 +58,17 @@ func (p *Pipeline) sentence(r *Record) *PoisonError {
 	return poison
 }
 
-// isCondemned reports whether err is a condemnedError and nothing else.
-func isCondemned(err error) bool {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // one joined with others is not enough
-		all := joined.Unwrap()
-		return len(all) == 1 && isCondemned(all[0])
-	}
-	_, ok := err.(*condemnedError) //nolint:errorlint // as above
-	return ok
-}
-
 // recover makes the pipeline fit for another round after a drain, if that was for a
-// condemned event only.
+// condemned event. What else went wrong at the end of the stream does not matter: the
+// checkpoint says where to go on.
 func (p *Pipeline) recover(ctx context.Context, cause error) bool {
-	if !isCondemned(cause) || ctx.Err() != nil {
+	var condemned *condemnedError
+	// What the sink says to those behind the event may have come first.
+	followed := p.gaveUp.Load() && p.retracts() && !isFinal(cause)
+	if !errors.As(cause, &condemned) && !followed || ctx.Err() != nil {
 		return false
 	}
-	p.cfg.Logger.Warn(cause.Error())
+	p.cfg.Logger.Warn("resuming from the checkpoint without a row that was refused for good", "error", cause)
 	p.setState(Connecting, cause)
 	if err := p.cfg.Reopen(ctx); err != nil {
 		p.cfg.Logger.Error("open the sink again", "error", err)
@@ -83,7 +77,8 @@ func (p *Pipeline) recover(ctx context.Context, cause error) bool {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	select {
-	case <-p.failed: // of what was behind it
+	case behind := <-p.failed:
+		p.cfg.Logger.Debug("given up behind it", "error", behind)
 	default:
 	}
 	p.stopping, p.letters.lost = false, true

@@ -1,7 +1,6 @@
 package cdc
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +55,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	}
 	r, poison, err := h.route(ev)
 	if err != nil {
-		return h.poison(ctx, err, ev, r)
+		return h.poison(ctx, "route", err, ev, r)
 	}
 	if err := h.tx.Add(ctx); err != nil {
 		return err
@@ -65,7 +64,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
 	if err := h.send(ctx, r, poison, ev.Relation.Schema+"."+ev.Relation.Name); err != nil {
 		h.tx.Withdraw()
-		return h.poison(ctx, fmt.Errorf("produce: %w", err), ev, r)
+		return h.poison(ctx, "produce", err, ev, r)
 	}
 	h.handed++
 	h.lastID, h.spareID = id, h.lastID
@@ -85,7 +84,7 @@ func (h *handler) route(ev *Event) (*Record, *PoisonError, error) {
 	var poison *PoisonError
 	errors.As(err, &poison)
 	if h.letters.lots == nil || poison == nil {
-		return r, nil, fmt.Errorf("route: %w", err)
+		return r, nil, err
 	}
 	return r, poison, nil
 }
@@ -108,18 +107,17 @@ func (h *handler) recognize(ev *Event) error {
 
 // poison ends the pipeline, and waits for that: everything before the event is
 // still to be delivered and confirmed, on the living stream.
-func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) error {
+func (h *handler) poison(ctx context.Context, doing string, err error, ev *Event, r *Record) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
 	r.CommitLSN, r.Ordinal = ev.Transaction.CommitLSN, h.ordinal
-	err = describe(err, r)
+	err = describe(err, r, ev.Relation.Schema+"."+ev.Relation.Name) // before the text is taken
 	var p *PoisonError
 	if errors.As(err, &p) {
 		(*Pipeline)(h).countFailed(p.Reason)
-		p.Table = cmp.Or(p.Table, ev.Relation.Schema+"."+ev.Relation.Name)
 	}
-	(*Pipeline)(h).fail(err)
+	(*Pipeline)(h).fail(fmt.Errorf("%s: %w", doing, err))
 	<-ctx.Done()
 	return context.Cause(ctx)
 }

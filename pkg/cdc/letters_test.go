@@ -29,6 +29,10 @@ type cluster struct {
 	events  map[string][]string // the topic t by key, in order
 	stalled map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
 	slow    time.Duration
+
+	fault     cdc.LetterKind // letters that are never answered for
+	faultKept bool           // and are kept all the same
+
 	bad     map[string]bool // events that the topic does not take
 	refused map[string]bool // those that the broker refuses after they were taken
 	wasBad  map[string]bool
@@ -55,6 +59,12 @@ func (c *cluster) keep(r *cdc.Record) sinktest.Outcome {
 		return sinktest.Outcome{Lost: true, Silent: true}
 	case r.Topic != dlq && c.refused[string(r.Value)]:
 		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
+	case r.Topic == dlq && c.fault != "" && kindOf(r) == c.fault:
+		if c.faultKept {
+			c.letters = append(c.letters, cloneRecord(r))
+		}
+		c.stalled[-1] = true
+		return sinktest.Outcome{Lost: true, Silent: true}
 	case r.Topic == dlq:
 		c.letters = append(c.letters, cloneRecord(r))
 	default:
@@ -96,9 +106,37 @@ func (c *cluster) from(from int64) []cdc.Logged {
 	return found
 }
 
+func kindOf(r *cdc.Record) cdc.LetterKind {
+	l, err := deadletter.Decode(r)
+	if err != nil {
+		return ""
+	}
+	return l.Kind
+}
+
+func (c *cluster) answer(request string) *cdc.Answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.letters {
+		if l, err := deadletter.Decode(&c.letters[i]); err == nil && l.Kind == cdc.LetterAnswer && l.Answer.Request == request {
+			return l.Answer
+		}
+	}
+	return nil
+}
+
 func (c *cluster) request(q cdc.Request) {
-	r := cdc.NewRecord()
-	deadletter.Encode(dlq, &cdc.Letter{Kind: cdc.LetterRequest, Slot: "s", Time: time.Now(), Request: &q}, r)
+	c.write(&cdc.Letter{Kind: cdc.LetterRequest, Slot: "s", Request: &q})
+}
+
+// write adds a letter as another process would.
+func (c *cluster) write(l *cdc.Letter) {
+	r := l.Event
+	if r == nil {
+		r = cdc.NewRecord()
+	}
+	l.Time = time.Now()
+	deadletter.Encode(dlq, l, r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.letters = append(c.letters, cloneRecord(r))
@@ -167,6 +205,8 @@ type mourner struct {
 	cluster *cluster
 	log     *slog.Logger
 
+	interval time.Duration // between two saves
+
 	cancel context.CancelFunc
 	ended  chan error
 	sink   *picky
@@ -175,7 +215,7 @@ type mourner struct {
 
 func newMourner(t *testing.T, txs ...scriptTx) *mourner {
 	store := checkpointtest.NewMemory()
-	return &mourner{t: t, store: store, server: newServer(t, store, txs...), cluster: newCluster(), log: slog.New(slog.DiscardHandler)}
+	return &mourner{t: t, store: store, server: newServer(t, store, txs...), cluster: newCluster(), log: slog.New(slog.DiscardHandler), interval: 10 * time.Millisecond}
 }
 
 func (m *mourner) start() {
@@ -183,7 +223,7 @@ func (m *mourner) start() {
 	m.sink = &picky{m.cluster.sink(), m.cluster}
 	m.p = cdc.NewPipeline(cdc.Config{
 		Source: m.server, Sink: m.sink, Reopen: m.sink.reopen, Store: m.store.Open(), Route: routeOrNot, Logger: m.log,
-		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: 10 * time.Millisecond,
+		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: m.interval,
 		DeadLetters: &cdc.DeadLetters{
 			Topic: dlq, Slot: "s", Log: m.cluster, Decode: deadletter.Decode,
 			Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(dlq, l, r) },
@@ -297,6 +337,7 @@ func TestLettersParkAndRetry(t *testing.T) {
 					}
 					m.start()
 				case "Kill":
+					time.Sleep(time.Second) // all is saved
 					m.kill()
 					m.start()
 				}
@@ -335,7 +376,7 @@ func TestLettersParkAndRetry(t *testing.T) {
 // moments, while processes are stopped and killed, connections break, and records in
 // flight are lost, each partition from a moment of its own on.
 func TestLettersModel(t *testing.T) {
-	for seed := range uint64(150) {
+	for seed := range uint64(100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { runModel(t, seed) })
 		})
@@ -359,6 +400,7 @@ func runModel(t *testing.T, seed uint64) {
 	m.mourner = newMourner(t, scriptTx{keys: []string{"a"}, end: 1000})
 	m.end = 1000
 	m.cluster.slow = time.Duration(m.rng.IntN(3)) * time.Millisecond
+	m.interval = []time.Duration{10 * time.Millisecond, 400 * time.Millisecond}[m.rng.IntN(2)]
 	m.start()
 	for range 60 {
 		m.step()
@@ -499,4 +541,148 @@ func (m *model) breakSomewhere() {
 	m.end++
 	key, _, _ := strings.Cut(next, "/")
 	m.server.commit(scriptTx{keys: []string{key}, end: m.end})
+}
+
+// What an instance writes after another one has claimed the log is void, and it starts
+// from the checkpoint when it sees the claim.
+func TestLettersClaimedByAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"a", "a"}, end: 10})
+		m.cluster.bad["a/0/A/1"] = true
+		m.start()
+		m.settle()
+		before := len(m.cluster.letters)
+		m.cluster.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "other slot", Owner: "x"})
+		time.Sleep(time.Minute)
+		if m.server.opens != 1 {
+			t.Error("the claim of another slot is taken for one of this")
+		}
+		m.cluster.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "s", Owner: "another"})
+		m.cluster.write(&cdc.Letter{Kind: cdc.LetterDead, Slot: "s", Owner: "of old", Event: &cdc.Record{Topic: "t", Key: []byte("void"), Partition: -1}})
+		m.cluster.write(&cdc.Letter{Kind: cdc.LetterDead, Slot: "other slot", Owner: "x", Event: &cdc.Record{Topic: "t", Key: []byte("void"), Partition: -1}})
+		time.Sleep(time.Minute)
+		if list := m.cluster.lots(t).List(); len(list) != 1 || string(list[0].Key) != "a" {
+			t.Errorf("lots %+v, want one for key a", list)
+		}
+		claims := 0
+		for _, r := range m.cluster.letters[before:] {
+			if l, err := deadletter.Decode(&r); err == nil && l.Kind == cdc.LetterClaim {
+				claims++
+			}
+		}
+		if claims != 3 || m.server.opens < 2 {
+			t.Errorf("%d claims and %d streams, want those of others, and ours again", claims, m.server.opens)
+		}
+		m.server.commit(scriptTx{keys: []string{"a", "b"}, end: 20})
+		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if got := m.cluster.events["a"]; got != nil {
+			t.Errorf("published %v of a parked key", got)
+		}
+	})
+}
+
+// Each external write that dead letters add is lost, or kept and not answered: after a
+// restart nothing is lost or out of order, whatever was asked for.
+func TestLettersFaults(t *testing.T) {
+	kinds := []cdc.LetterKind{cdc.LetterClaim, cdc.LetterDead, cdc.LetterParked, cdc.LetterSettled, cdc.LetterAnswer}
+	for _, kind := range kinds {
+		for _, kept := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s kept %t", kind, kept), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					m := newMourner(t, scriptTx{keys: []string{"a", "a", "b", "a"}, end: 10}, scriptTx{keys: []string{"a", "b"}, end: 20})
+					m.cluster.bad["a/0/A/2"] = true
+					m.cluster.fault, m.cluster.faultKept = kind, kept
+					m.start()
+					time.Sleep(time.Second)
+					m.cluster.set(func() { clear(m.cluster.bad) })
+					m.cluster.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+					time.Sleep(time.Second)
+					m.kill()
+					m.cluster.fault = ""
+					m.start()
+					m.settle()
+					if err := m.stop(); err != nil {
+						t.Error(err)
+					}
+					m.check(never)
+					if list := m.cluster.lots(t).List(); len(list) != 0 {
+						t.Errorf("lots %+v, want none", list)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A request that an operator narrows down concerns no other lot.
+func TestLettersRequests(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"a", "a", "b", "b", "null", "c"}, end: 10})
+		for _, ev := range []string{"a/0/A/1", "b/0/A/3", "c/0/A/6"} {
+			m.cluster.bad[ev] = true
+		}
+		m.start()
+		m.settle()
+		m.cluster.set(func() { delete(m.cluster.bad, "a/0/A/1") })
+		ask := func(q cdc.Request) *cdc.Answer {
+			q.ID = fmt.Sprint(len(m.cluster.letters))
+			m.cluster.request(q)
+			m.settle()
+			return m.cluster.answer(q.ID)
+		}
+		tests := []struct {
+			q    cdc.Request
+			want cdc.Answer
+		}{
+			{cdc.Request{Action: cdc.Retry, Letter: "nobody"}, cdc.Answer{}},
+			{cdc.Request{Action: cdc.Retry, Key: []byte("a"), Topic: "another"}, cdc.Answer{}},
+			{cdc.Request{Action: cdc.Retry, Letter: "a/0/A/1"}, cdc.Answer{Lots: 1, Published: 2, Freed: 1}},
+			{cdc.Request{Action: cdc.Retry, Letter: "a/0/A/1"}, cdc.Answer{}},
+			{cdc.Request{Action: cdc.Retry, Key: []byte("b"), To: dlq}, cdc.Answer{Lots: 1, Failed: 1}},
+			{cdc.Request{Action: cdc.Discard, Key: []byte("b")}, cdc.Answer{Lots: 1, Discarded: 1, Published: 1, Freed: 1}},
+			{cdc.Request{Action: cdc.Retry, All: true}, cdc.Answer{Lots: 2, Failed: 2}},
+			{cdc.Request{Action: cdc.Discard, Letter: "0/9-5"}, cdc.Answer{Lots: 1, Discarded: 1, Freed: 1}},
+			{cdc.Request{Action: cdc.Discard, All: true, WithParked: true}, cdc.Answer{Lots: 1, Discarded: 1, Freed: 1}},
+		}
+		for i, tt := range tests {
+			got := *ask(tt.q)
+			got.Request, got.StillDead = "", nil
+			if fmt.Sprint(got) != fmt.Sprint(tt.want) {
+				t.Errorf("request %d: %+v, want %+v", i, got, tt.want)
+			}
+		}
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A retry that is under way when the connection breaks goes on where it was: a
+// reconnect repeats nothing.
+func TestLettersRetryReconnects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		keys := slices.Repeat([]string{"a"}, 300)
+		m := newMourner(t, scriptTx{keys: keys, end: 10})
+		m.cluster.bad["a/0/A/1"], m.cluster.slow = true, time.Millisecond
+		m.start()
+		m.settle()
+		m.cluster.set(func() { clear(m.cluster.bad) })
+		m.cluster.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+		time.Sleep(100 * time.Millisecond)
+		m.server.breaks["b/0/14/1"] = true
+		m.server.commit(scriptTx{keys: []string{"b"}, end: 20})
+		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if m.server.opens != 2 {
+			t.Errorf("%d streams, want 2", m.server.opens)
+		}
+		if n := m.check(never); n != 0 {
+			t.Errorf("%d duplicates, want none", n)
+		}
+	})
 }

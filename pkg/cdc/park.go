@@ -118,6 +118,7 @@ func (p *Pipeline) produceLetter(ctx context.Context, l *Letter, r *Record) erro
 	l.Slot, l.Owner, l.Time = d.Slot, p.letters.owner, time.Now()
 	d.Encode(l, r)
 	err := p.produce(ctx, r)
+	err = describe(err, r, l.Table)
 	var poison *PoisonError
 	if errors.As(err, &poison) {
 		return d.refuse(poison)
@@ -186,6 +187,13 @@ func (h *handler) history() Position {
 // transaction there, so the watermark waits for it.
 func (h *handler) bury(ctx context.Context, kind LetterKind, r *Record, poison *PoisonError, table string) error {
 	p := (*Pipeline)(h)
+	if kind == LetterDead && r.Key != nil {
+		// What precedes it in its key must be durable first: it may yet be refused,
+		// and is then to be the first dead letter itself.
+		if err := h.cfg.Sink.Flush(ctx); err != nil {
+			return err
+		}
+	}
 	l := &Letter{Kind: kind, Event: r, History: h.history(), Table: table, Time: time.Now(), Offset: -1}
 	if poison != nil {
 		p.countFailed(poison.Reason)

@@ -252,7 +252,7 @@ func (p *Pipeline) stopHanding() Partial {
 // delivered is called by the sink for every record.
 func (p *Pipeline) delivered(r *Record, err error) {
 	if err != nil {
-		err = p.condemn(r, describe(fmt.Errorf("produce: %w", err), r))
+		err = p.condemn(r, fmt.Errorf("produce: %w", describe(err, r, "")))
 	}
 	if r.batch != nil {
 		r.batch.done(err)
@@ -277,12 +277,15 @@ func (p *Pipeline) fail(err error) {
 	}
 }
 
-// describe names the record in a PoisonError that came from the sink.
-func describe(err error, r *Record) error {
+// describe names the record in a PoisonError that came from the sink: in a copy, since
+// the sink may still look at it.
+func describe(err error, r *Record, table string) error {
 	var poison *PoisonError
-	if errors.As(err, &poison) {
-		poison.ID, poison.Topic = cmp.Or(poison.ID, string(r.ID)), cmp.Or(poison.Topic, r.Topic)
-		poison.CommitLSN, poison.Ordinal = r.CommitLSN, r.Ordinal
+	if !errors.As(err, &poison) || poison.CommitLSN != 0 {
+		return err // none, or named already
 	}
-	return err
+	named := *poison
+	named.ID, named.Topic, named.Table = cmp.Or(named.ID, string(r.ID)), cmp.Or(named.Topic, r.Topic), cmp.Or(named.Table, table)
+	named.CommitLSN, named.Ordinal = r.CommitLSN, r.Ordinal
+	return &named
 }
