@@ -63,7 +63,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.configCommand(), c.checkpointCommand(), c.versionCommand())
+	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.configCommand(), c.checkpointCommand(), c.dlqCommand(), c.versionCommand())
 	return root
 }
 
@@ -107,8 +107,8 @@ func (c *cli) report(err error) int {
 		}
 	}
 	var poison *cdc.PoisonError
-	if errors.As(err, &poison) {
-		hint = poisonHints[poison.Reason] + "; nothing behind this row was published, and this version cannot pass over it"
+	if hint == "" && errors.As(err, &poison) {
+		hint = poisonHints[poison.Reason] + "; or set delivery.poison to dead-letter. Nothing behind this row was published"
 	}
 	c.hint(hint)
 	var usage *usageError

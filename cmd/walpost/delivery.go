@@ -41,7 +41,7 @@ func newDelivery(cfg config.Config, log *slog.Logger, reg prometheus.Registerer)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := kafka.New(kc)
+	s, err := kafka.NewReopening(kc)
 	return s, st, err
 }
 
@@ -99,8 +99,8 @@ func kafkaConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer)
 		Brokers: k.Brokers, Compression: string(k.Compression), Linger: k.Linger,
 		MaxMessageBytes: int(k.MaxMessageBytes), MaxInFlightBytes: int64(cfg.Delivery.MaxInFlightBytes),
 		CreateTopics: k.CreateTopics, Partitions: int(k.Partitions), ReplicationFactor: int(k.ReplicationFactor),
-		TransactionTimeout: k.TransactionTimeout,
-		TLS:                tls,
+		TransactionTimeout: k.TransactionTimeout, DeadLetterTopic: cfg.DeadLetters(),
+		TLS: tls,
 		SASL: kafka.SASL{
 			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
 			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,

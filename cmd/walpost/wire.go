@@ -15,6 +15,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
 )
@@ -27,6 +28,7 @@ type service struct {
 	source   *pgsource.Source
 	sink     sink
 	store    store
+	letters  *kafka.Reader // nil without dead letters
 	pipeline *cdc.Pipeline
 }
 
@@ -45,8 +47,16 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if s.sink, s.store, err = newDelivery(cfg, log, s.registry); err != nil {
 		return nil, err
 	}
+	dead, err := s.deadLetters()
+	if err != nil {
+		return nil, err
+	}
+	var reopen func(context.Context) error
+	if sink, ok := s.sink.(*kafka.Reopening); ok {
+		reopen = sink.Reopen
+	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route,
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -59,9 +69,28 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	return s, nil
 }
 
+// deadLetters joins the dead-letter topic to the pipeline, if there is to be one.
+func (s *service) deadLetters() (*cdc.DeadLetters, error) {
+	if s.cfg.Delivery.Poison != config.PoisonDeadLetter {
+		return nil, nil
+	}
+	var err error
+	if s.letters, err = newLetterReader(s.cfg, s.log); err != nil {
+		return nil, err
+	}
+	topic := s.cfg.DeadLetters()
+	return &cdc.DeadLetters{
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Decode: deadletter.Decode,
+		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
+	}, nil
+}
+
 func (s *service) close() {
-	if sink, ok := s.sink.(*kafka.Sink); ok {
+	if sink, ok := s.sink.(*kafka.Reopening); ok {
 		sink.Close()
+	}
+	if s.letters != nil {
+		s.letters.Close()
 	}
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
@@ -133,6 +162,14 @@ func pullAbove(b config.Bytes) int64 {
 		return -1
 	}
 	return int64(b)
+}
+
+func newLetterReader(cfg config.Config, log *slog.Logger) (*kafka.Reader, error) {
+	k, err := kafkaConfig(cfg, log, nil)
+	if err != nil {
+		return nil, err
+	}
+	return kafka.NewReader(k, cfg.DeadLetters(), deadletter.Partition)
 }
 
 // newLogger writes to w what the configuration asks for.

@@ -50,7 +50,10 @@ func TestReady(t *testing.T) {
 
 func TestHandler(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	status := cdc.Status{State: cdc.Connecting, CaughtUp: time.Now().Add(-time.Hour), Received: 7, Acknowledged: 5, Checkpoint: 3}
+	status := cdc.Status{
+		State: cdc.Connecting, CaughtUp: time.Now().Add(-time.Hour), Received: 7, Acknowledged: 5, Checkpoint: 3,
+		Failed: map[cdc.PoisonReason]int64{cdc.PoisonKey: 4}, DeadLetters: map[cdc.PoisonReason]int64{cdc.PoisonKey: 2}, ParkedKeys: 6,
+	}
 	reg.MustRegister(NewCollector(func() cdc.Status { return status }), NewBuildInfo("v1"))
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v %v", problems, err)
@@ -73,7 +76,7 @@ func TestHandler(t *testing.T) {
 		t.Errorf("/readyz = %d %q", code, body)
 	}
 	_, body := get("/metrics")
-	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_lag_seconds 3600", `walpost_build_info{`} {
+	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_parked_keys 6", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}

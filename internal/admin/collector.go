@@ -13,12 +13,14 @@ import (
 type collector struct {
 	status func() cdc.Status
 
-	lag, unconfirmed, received, acknowledged, checkpoint *prometheus.Desc
+	lag, unconfirmed, received, acknowledged, checkpoint, failed, dead, parked *prometheus.Desc
 }
 
 // NewCollector returns the metrics of a pipeline.
 func NewCollector(status func() cdc.Status) prometheus.Collector {
-	desc := func(name, help string) *prometheus.Desc { return prometheus.NewDesc(name, help, nil, nil) }
+	desc := func(name, help string, labels ...string) *prometheus.Desc {
+		return prometheus.NewDesc(name, help, labels, nil)
+	}
 	return &collector{
 		status:       status,
 		lag:          desc("walpost_lag_seconds", "Age of the oldest unacknowledged commit; 0 when caught up."),
@@ -26,6 +28,9 @@ func NewCollector(status func() cdc.Status) prometheus.Collector {
 		received:     desc("walpost_received_lsn", "Everything committed before it has been handed to Kafka's producer."),
 		acknowledged: desc("walpost_acknowledged_lsn", "Everything committed before it is acknowledged by Kafka."),
 		checkpoint:   desc("walpost_checkpoint_lsn", "Saved position."),
+		failed:       desc("walpost_events_failed_total", "Events that could not be published.", "reason"),
+		dead:         desc("walpost_dead_letters_total", "Events that became dead letters.", "reason"),
+		parked:       desc("walpost_parked_keys", "Keys whose events are parked behind a dead letter."),
 	}
 }
 
@@ -43,6 +48,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.received, float64(s.Received))
 	gauge(c.acknowledged, float64(s.Acknowledged))
 	gauge(c.checkpoint, float64(s.Checkpoint))
+	gauge(c.parked, float64(s.ParkedKeys))
+	for desc, counts := range map[*prometheus.Desc]map[cdc.PoisonReason]int64{c.failed: s.Failed, c.dead: s.DeadLetters} {
+		for reason, n := range counts {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), string(reason))
+		}
+	}
 }
 
 // NewBuildInfo returns the metric walpost_build_info.

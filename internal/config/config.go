@@ -7,6 +7,7 @@
 package config
 
 import (
+	"cmp"
 	"log/slog"
 	"time"
 )
@@ -165,7 +166,11 @@ type Delivery struct {
 	// temporary files.
 	SpillDir string
 
-	Poison       Poison
+	Poison Poison
+
+	// DeadLetterTopic may be empty; see [Config.DeadLetters].
+	DeadLetterTopic string
+
 	Retry        Retry
 	DrainTimeout time.Duration
 }
@@ -187,8 +192,16 @@ const (
 // Poison says what becomes of a row that can never be published.
 type Poison string
 
-// PoisonStop ends the stream at such a row.
-const PoisonStop Poison = "stop"
+// The values of [Poison].
+const (
+	PoisonStop       Poison = "stop"        // ends the stream at such a row
+	PoisonDeadLetter Poison = "dead-letter" // publishes it elsewhere
+)
+
+// DeadLetters returns the topic of the dead letters.
+func (c *Config) DeadLetters() string {
+	return cmp.Or(c.Delivery.DeadLetterTopic, c.Postgres.Slot+".dead-letters")
+}
 
 // Retry is the back-off of reconnects. Initial is never longer than Max.
 type Retry struct {

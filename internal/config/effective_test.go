@@ -17,6 +17,7 @@ func TestEffectiveYAMLLoadsAgain(t *testing.T) {
 	delete(samples, "kafka.sasl.token")         // another mechanism
 	delete(samples, "kafka.sasl.token_file")
 	delete(samples, "checkpoint.file") // another store
+	delete(samples, "delivery.poison") // does not go with exactly-once
 	samples["checkpoint.store"] = sample{text: "kafka"}
 	var environ []string
 	for key, s := range samples {

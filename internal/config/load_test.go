@@ -202,7 +202,8 @@ func samples(t *testing.T) map[string]sample {
 		"delivery.max_unconfirmed_events": {text: "17"},
 		"delivery.max_tx_memory":          {text: "64KiB"},
 		"delivery.spill_dir":              {text: filepath.Dir(there)},
-		"delivery.poison":                 {text: "STOP"},
+		"delivery.poison":                 {text: "Dead-Letter"},
+		"delivery.dead_letter_topic":      {text: "a.B_c-9"},
 		"delivery.retry.initial":          {text: "1s"},
 		"delivery.retry.max":              {text: "1m"},
 		"delivery.drain_timeout":          {text: "3s"},
@@ -218,7 +219,7 @@ func samples(t *testing.T) map[string]sample {
 }
 
 // onlyOneValue are the settings that take nothing but their default, for now.
-var onlyOneValue = []string{"delivery.poison"}
+var onlyOneValue []string
 
 func TestEverySettingFromEverySource(t *testing.T) {
 	samples := samples(t)

@@ -73,6 +73,16 @@ var optionalIdentifier = parser[string]{kind: kindText, parse: func(s string) (s
 	return identifier.parse(s)
 }}
 
+var topicPattern = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
+// optionalTopic takes what Kafka takes for a topic, or nothing.
+var optionalTopic = parser[string]{kind: kindText, parse: func(s string) (string, error) {
+	if s != "" && (!topicPattern.MatchString(s) || s == "." || s == "..") {
+		return invalid[string](strconv.Quote(s)+" is not a topic's name", "1 to 249 letters, digits, dots, underscores and hyphens")
+	}
+	return s, nil
+}}
+
 var slotPattern = regexp.MustCompile(`^[a-z0-9_]{1,63}$`)
 
 // slotName takes what Postgres takes for a slot.

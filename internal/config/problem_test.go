@@ -121,9 +121,12 @@ func TestProblems(t *testing.T) {
 			`--kafka.sasl.mechanism: "KERBEROS" is not one of the choices (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM)`,
 		},
 		{[]string{"--delivery.guarantee=exactly-once", "--checkpoint.store=slot"}, "--checkpoint.store: conflicts with --delivery.guarantee exactly-once (leave checkpoint.store out, or set it to kafka)"},
+		{[]string{"--delivery.guarantee=exactly-once", "--delivery.poison=dead-letter"}, "--delivery.poison: does not go with --delivery.guarantee exactly-once in this version (set delivery.poison to stop)"},
 		{[]string{"--checkpoint.topic=t"}, "--checkpoint.topic: has no effect with this checkpoint.store (set delivery.guarantee to exactly-once)"},
 		{[]string{"--kafka.transaction_timeout=5s"}, "--kafka.transaction_timeout: has no effect with this delivery.guarantee (set delivery.guarantee to exactly-once)"},
-		{[]string{"--delivery.poison=dead-letter"}, `--delivery.poison: "dead-letter" is not in this version, which has only stop ()`},
+		{[]string{"--delivery.poison=skip"}, `--delivery.poison: "skip" is not one of the choices (stop, dead-letter)`},
+		{[]string{"--delivery.dead_letter_topic=a/b"}, `--delivery.dead_letter_topic: "a/b" is not a topic's name (1 to 249 letters, digits, dots, underscores and hyphens)`},
+		{[]string{"--delivery.dead_letter_topic=.."}, `--delivery.dead_letter_topic: ".." is not a topic's name (1 to 249 letters, digits, dots, underscores and hyphens)`},
 		{[]string{"--delivery.max_in_flight_bytes=0"}, `--delivery.max_in_flight_bytes: "0" is too little (at least 1)`},
 		{[]string{"--delivery.max_in_flight_bytes=99999999TiB"}, `--delivery.max_in_flight_bytes: "99999999TiB" is too large ()`},
 		{[]string{"--delivery.spill_dir=" + there}, "--delivery.spill_dir: " + there + " is not a folder ()"},
@@ -185,7 +188,7 @@ func TestFileProblems(t *testing.T) {
 var laterKeys = []string{
 	"postgres.shard", "outbox.key_format", "outbox.value_format", "outbox.expand_json", "outbox.tombstone_on_empty",
 	"outbox.headers", "messages.prefix", "replay.window", "replay.max_bytes", "purge.older_than", "purge.archive", "snapshot",
-	"kafka.schema_registry.url", "delivery.dead_letter_topic",
+	"kafka.schema_registry.url",
 }
 
 func TestLaterKeysAreUnknown(t *testing.T) {

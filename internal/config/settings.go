@@ -251,8 +251,14 @@ var settings = []setting{
 	},
 	{
 		Key: "delivery.poison", Default: "stop",
-		Help:  "What becomes of a row that can never be published.",
-		field: into(except(oneOf(PoisonStop), "dead-letter"), func(c *Config) *Poison { return &c.Delivery.Poison }),
+		Help: "What becomes of a row that can never be published. Stop ends the stream at it. Dead-letter publishes it to " +
+			"delivery.dead_letter_topic, and later events of its key behind it, until it is retried or discarded.",
+		field: into(oneOf(PoisonStop, PoisonDeadLetter), func(c *Config) *Poison { return &c.Delivery.Poison }),
+	},
+	{
+		Key: "delivery.dead_letter_topic", Means: "the slot's name and .dead-letters",
+		Help:  "Topic of the dead letters and of what is parked behind them. It should keep its records for ever, and take larger ones than the others.",
+		field: into(optionalTopic, func(c *Config) *string { return &c.Delivery.DeadLetterTopic }),
 	},
 	{
 		Key: "delivery.retry.initial", Default: "100ms",

@@ -105,7 +105,7 @@ func (x *transaction) reset(lsn LSN) {
 // transaction, and is acknowledged with it, or spoils it.
 func (p *Pipeline) gathered(r *Record, err error) {
 	if err != nil {
-		_ = p.spoil(describe(fmt.Errorf("produce: %w", err), r))
+		_ = p.spoil(fmt.Errorf("produce: %w", describe(err, r, "")))
 	}
 	r.Free()
 }

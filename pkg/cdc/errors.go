@@ -45,6 +45,11 @@ type PoisonError struct {
 	Reason PoisonReason
 	Err    error
 
+	// Missing names, with commas between them, the parts of the record that
+	// could not be read: key, value, timestamp, partition or a header. The
+	// topic is not named: a record without one is not changed by that.
+	Missing string
+
 	// The row, filled in by the [Pipeline].
 	Table     string
 	ID        string
@@ -64,6 +69,18 @@ const (
 	PoisonOversize PoisonReason = "oversize" // larger than the topic takes
 	PoisonRefused  PoisonReason = "refused"  // refused by the broker for good
 )
+
+// PoisonReasons are all of them.
+var PoisonReasons = []PoisonReason{PoisonKey, PoisonTopic, PoisonRow, PoisonOversize, PoisonRefused}
+
+// noReasons counts nothing for each reason.
+func noReasons() map[PoisonReason]int64 {
+	m := map[PoisonReason]int64{}
+	for _, r := range PoisonReasons {
+		m[r] = 0
+	}
+	return m
+}
 
 // Poison returns a [PoisonError] with a message made as by [fmt.Errorf].
 func Poison(reason PoisonReason, format string, args ...any) error {

@@ -53,9 +53,9 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	if h.ordinal <= h.handed {
 		return h.recognize(ev)
 	}
-	r, err := h.cfg.Route(ev)
+	r, poison, err := h.route(ev)
 	if err != nil {
-		return h.poison(ctx, fmt.Errorf("route: %w", err), ev, new(Record))
+		return h.poison(ctx, "route", err, ev, r)
 	}
 	if err := h.tx.Add(ctx); err != nil {
 		return err
@@ -63,9 +63,9 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	r.tx, r.CommitLSN, r.Ordinal = h.tx, ev.Transaction.CommitLSN, h.ordinal
 	size := len(r.Key) + len(r.Value)
 	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
-	if err := h.cfg.Sink.Produce(ctx, r, h.done); err != nil {
+	if err := h.send(ctx, r, poison, ev.Relation.Schema+"."+ev.Relation.Name); err != nil {
 		h.tx.Withdraw()
-		return h.poison(ctx, fmt.Errorf("produce: %w", err), ev, r)
+		return h.poison(ctx, "produce", err, ev, r)
 	}
 	h.handed++
 	h.lastID, h.spareID = id, h.lastID
@@ -75,6 +75,24 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	return nil
 }
 
+// route makes a record of the event. With dead letters poison is no error, but
+// comes with a record of what could be read.
+func (h *handler) route(ev *Event) (*Record, *PoisonError, error) {
+	r, err := h.cfg.Route(ev)
+	if r == nil {
+		r = NewRecord()
+	}
+	if err == nil {
+		return r, nil, nil
+	}
+	var poison *PoisonError
+	errors.As(err, &poison)
+	if h.letters.lots == nil || poison == nil {
+		return r, nil, err
+	}
+	return r, poison, nil
+}
+
 // recognize passes over a row that was handed over before the stream broke. If the
 // last of them is another one than it was, then other rows are counted now, as with
 // another setting of the source: the transaction is published again as a whole.
@@ -82,7 +100,7 @@ func (h *handler) recognize(ev *Event) error {
 	if h.ordinal < h.handed {
 		return nil
 	}
-	r, err := h.cfg.Route(ev)
+	r, _, err := h.route(ev)
 	if err == nil && string(r.ID) == string(h.lastID) {
 		r.Free()
 		return nil
@@ -97,7 +115,7 @@ func (h *handler) recognize(ev *Event) error {
 
 // poison ends the pipeline, and waits for that: everything before the event is
 // still to be delivered and confirmed, on the living stream.
-func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) error {
+func (h *handler) poison(ctx context.Context, doing string, err error, ev *Event, r *Record) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
@@ -105,12 +123,12 @@ func (h *handler) poison(ctx context.Context, err error, ev *Event, r *Record) e
 		return (*Pipeline)(h).spoil(err)
 	}
 	r.CommitLSN, r.Ordinal = ev.Transaction.CommitLSN, h.ordinal
-	err = describe(err, r)
+	err = describe(err, r, ev.Relation.Schema+"."+ev.Relation.Name) // before the text is taken
 	var p *PoisonError
-	if errors.As(err, &p) && p.Table == "" {
-		p.Table = ev.Relation.Schema + "." + ev.Relation.Name
+	if errors.As(err, &p) {
+		(*Pipeline)(h).countFailed(p.Reason)
 	}
-	(*Pipeline)(h).fail(err)
+	(*Pipeline)(h).fail(fmt.Errorf("%s: %w", doing, err))
 	<-ctx.Done()
 	return context.Cause(ctx)
 }

@@ -20,13 +20,24 @@ type Config struct {
 
 	// Route makes a record of an event. It copies what it keeps, and is
 	// called from one goroutine. A [PoisonError] says that the event can
-	// never be published; it ends the pipeline.
+	// never be published; with it comes a record of what could be read. It
+	// ends the pipeline, unless there are DeadLetters.
 	Route func(*Event) (*Record, error)
 
 	// Transactional says that Sink and Store are transactional, as [Sink] has
 	// it: each event is then seen exactly once. CheckpointInterval means
 	// nothing then.
 	Transactional bool
+
+	// DeadLetters takes events that can never be published, and those behind
+	// them. Nil ends the pipeline at the first.
+	DeadLetters *DeadLetters
+
+	// Reopen makes a sink that has given up take records again, after done was
+	// called for all that it had. It is needed for DeadLetters of records that
+	// are refused after they were handed over; without it they end the
+	// pipeline.
+	Reopen func(context.Context) error
 
 	// DrainTimeout bounds the wait for records in flight when the pipeline
 	// stops. Defaults to 10s.
@@ -79,6 +90,7 @@ type Pipeline struct {
 	spareID  []byte // memory for the next one's
 	resumed  bool   // tx was opened in an earlier stream, and has to come again
 	differs  bool   // it came again with other rows: what was handed over of it means nothing
+	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
@@ -90,6 +102,8 @@ type Pipeline struct {
 	mu     sync.Mutex
 	status Status   // guarded by mu
 	acks   *Tracker // guarded by mu; set by Run's goroutine
+
+	condemned map[condemned]*PoisonError // guarded by mu; events that are to become dead letters
 }
 
 // turn is a mutex for waits that may be long: it blocks as a channel does, so that
@@ -126,9 +140,12 @@ const (
 
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
-	p := &Pipeline{cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction()}
+	p := &Pipeline{
+		cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction(),
+		condemned: map[condemned]*PoisonError{},
+	}
 	p.done = p.delivered
-	p.status = Status{State: Connecting, CaughtUp: time.Now()}
+	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
 }
 
@@ -145,6 +162,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		err := p.round(ctx)
 		var drained *drainedError
 		switch {
+		case errors.As(err, &drained) && p.recover(ctx, drained.cause):
+			continue
 		case errors.As(err, &drained):
 			return drained.cause
 		case ctx.Err() != nil || isFinal(err):
@@ -280,12 +299,20 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		p.gathered(r, err)
 		return
 	}
+	if err != nil {
+		err = p.condemn(r, fmt.Errorf("produce: %w", describe(err, r, "")))
+	}
+	if r.batch != nil {
+		r.batch.done(err)
+	}
 	if err == nil {
 		p.acked.Store(time.Now().UnixNano())
-		r.tx.Ack()
+		if r.tx != nil {
+			r.tx.Ack()
+		}
 	} else {
 		p.gaveUp.Store(true)
-		p.fail(describe(fmt.Errorf("produce: %w", err), r))
+		p.fail(err)
 	}
 	r.Free()
 }
@@ -298,12 +325,15 @@ func (p *Pipeline) fail(err error) {
 	}
 }
 
-// describe names the record in a PoisonError that came from the sink.
-func describe(err error, r *Record) error {
+// describe names the record in a PoisonError that came from the sink: in a copy, since
+// the sink may still look at it.
+func describe(err error, r *Record, table string) error {
 	var poison *PoisonError
-	if errors.As(err, &poison) {
-		poison.ID, poison.Topic = cmp.Or(poison.ID, string(r.ID)), cmp.Or(poison.Topic, r.Topic)
-		poison.CommitLSN, poison.Ordinal = r.CommitLSN, r.Ordinal
+	if !errors.As(err, &poison) || poison.CommitLSN != 0 {
+		return err // none, or named already
 	}
-	return err
+	named := *poison
+	named.ID, named.Topic, named.Table = cmp.Or(named.ID, string(r.ID)), cmp.Or(named.Topic, r.Topic), cmp.Or(named.Table, table)
+	named.CommitLSN, named.Ordinal = r.CommitLSN, r.Ordinal
+	return &named
 }

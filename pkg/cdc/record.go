@@ -36,7 +36,8 @@ type Record struct {
 	// Headers and ID point to.
 	Buf []byte
 
-	tx *Tx // the transaction that waits for it
+	tx    *Tx    // the transaction that waits for it
+	batch *batch // who waits for it, if it is of no transaction
 }
 
 // maxPooledBuf is the largest buffer that is kept for another record. Large

@@ -53,6 +53,7 @@ func (p *Pipeline) round(ctx context.Context) error {
 		}
 		return p.checkpoint(saving, stream)
 	})
+	g.Go(func() error { return p.attend(saving) })
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
 			return drained
@@ -81,13 +82,17 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		return Position{}, fmt.Errorf("load checkpoint: %w", err)
 	}
 	now, received := session{cp.Epoch, server.SystemID, server.Timeline}, LSN(p.received.Load())
-	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs && p.txn.spoilt.Load() == nil {
+	p.letters.opened = server
+	if p.acks != nil && p.session == now && cp.LSN <= received && !p.differs && !p.letters.lost && p.txn.spoilt.Load() == nil {
 		return Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: received}, nil
 	}
 	if p.acks != nil {
 		why := "another process or another server has taken over"
-		if p.differs {
+		switch {
+		case p.differs:
 			why = "the cut transaction came again with other rows"
+		case p.retracts():
+			why = "a row was refused after it was handed over"
 		}
 		if p.txn.spoilt.Load() != nil {
 			why = "the open Kafka transaction is aborted"
@@ -102,7 +107,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		}
 	}
 	p.setTracker(nil)
-	p.session, p.loaded = now, cp.Position
+	p.session, p.loaded, p.letters.lost = now, cp.Position, false
 	return cp.Position, nil
 }
 
@@ -110,7 +115,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	if p.acks != nil {
 		p.ordinal, p.resumed = 0, p.tx != nil
-		return nil
+		return p.claim(ctx, false)
 	}
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
@@ -134,6 +139,9 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.saved = start
 	}
 	p.setCheckpoint(p.saved.LSN)
+	if err := p.claim(ctx, true); err != nil {
+		return err
+	}
 	p.setTracker(p.newTracker(start.LSN))
 	p.reopen(start)
 	return nil

@@ -1,6 +1,9 @@
 package cdc
 
-import "time"
+import (
+	"maps"
+	"time"
+)
 
 // State is what a pipeline is doing.
 type State string
@@ -26,6 +29,10 @@ type Status struct {
 	Oldest      time.Time // commit time of the oldest unacknowledged transaction; zero if there is none
 	CaughtUp    time.Time // the last moment known to have nothing unacknowledged
 	LastAck     time.Time // when a record was last acknowledged; zero if none was
+
+	Failed      map[PoisonReason]int64 // events found to be poison, by reason
+	DeadLetters map[PoisonReason]int64 // of them, those that became dead letters
+	ParkedKeys  int                    // keys whose events wait behind a dead letter
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
@@ -47,6 +54,7 @@ func (p *Pipeline) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	s := p.status
+	s.Failed, s.DeadLetters = maps.Clone(s.Failed), maps.Clone(s.DeadLetters)
 	s.Received = LSN(p.received.Load())
 	if ns := p.acked.Load(); ns > 0 {
 		s.LastAck = time.Unix(0, ns)
@@ -78,4 +86,24 @@ func (p *Pipeline) setCheckpoint(lsn LSN) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.Checkpoint = lsn
+}
+
+func (p *Pipeline) countFailed(reason PoisonReason) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.Failed[reason]++
+}
+
+func (p *Pipeline) countDead(reason PoisonReason) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.DeadLetters[reason]++
+}
+
+// countParked must be called with handing held.
+func (p *Pipeline) countParked() {
+	n := len(p.letters.lots.keyed)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.ParkedKeys = n
 }

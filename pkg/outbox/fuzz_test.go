@@ -34,6 +34,9 @@ func FuzzRoute(f *testing.F) {
 			if errors.As(err, &poison) && (poison.Table == "" || poison.Reason == "") {
 				t.Errorf("poison %v does not say which row and why", poison)
 			}
+			if errors.As(err, &poison) && rec == nil {
+				t.Error("poison without what could be read")
+			}
 			return
 		}
 		if rec.Key == nil || rec.Timestamp.IsZero() || len(rec.Headers) != 4 {

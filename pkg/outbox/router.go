@@ -57,8 +57,8 @@ func (r *Router) Columns() []string {
 // Route makes a record of a row, of whatever relation: which rows are the outbox's only
 // the source knows. The record holds copies of all it needs, in
 // its Buf, and belongs to the caller. A row that can never be published is a
-// [cdc.PoisonError] with the table and, if it can be read, the id. Any other
-// error is a row that an insert cannot have.
+// [cdc.PoisonError] with the table and, if it can be read, the id; with it comes a
+// record of what can be read. Any other error is a row that an insert cannot have.
 //
 // Once it knows the relation and the route Route allocates nothing, given that
 // records come back through [cdc.Record.Free].
@@ -69,9 +69,8 @@ func (r *Router) Route(ev *cdc.Event) (*cdc.Record, error) {
 	}
 	rec := cdc.NewRecord()
 	if err := r.fill(rec, p, ev); err != nil {
-		err = identify(err, p, ev)
 		rec.Free()
-		return nil, err
+		return r.salvage(identify(err, p, ev), p, ev)
 	}
 	return rec, nil
 }

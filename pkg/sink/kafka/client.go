@@ -63,6 +63,26 @@ func backoff(tries int) time.Duration {
 	return d*3/4 + rand.N(d/4)
 }
 
+// connection says how brokers are reached.
+func (c Config) connection() []kgo.Opt {
+	opts := []kgo.Opt{
+		kgo.SeedBrokers(c.Brokers...),
+		kgo.ClientID(c.ClientID),
+		kgo.SoftwareNameAndVersion("walpost", "1"),
+		kgo.Dialer(c.dial),
+		kgo.AlwaysRetryEOF(),
+		kgo.RetryBackoffFn(backoff),
+		kgo.MetadataMinAge(metadataMinAge),
+		kgo.RequestTimeoutOverhead(requestOverrun),
+		kgo.ConnIdleTimeout(idleTimeout),
+		kgo.DisableClientMetrics(),
+	}
+	if m := c.SASL.mechanism(); m != nil {
+		opts = append(opts, kgo.SASL(m))
+	}
+	return opts
+}
+
 // newClient makes a client, which dials when it is first used. Whatever may
 // pass it repeats without end and in order; only a refusal ends a record.
 func (s *Sink) newClient() (*kgo.Client, error) {
@@ -99,37 +119,20 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 	return c, nil
 }
 
-// connectOpts are what all clients have in common.
+// connectOpts are what all clients of a sink have in common.
 func (s *Sink) connectOpts() []kgo.Opt {
-	opts := []kgo.Opt{
-		kgo.SeedBrokers(s.cfg.Brokers...),
-		kgo.ClientID(s.cfg.ClientID),
-		kgo.SoftwareNameAndVersion("walpost", "1"),
-		kgo.WithLogger(clientLog{s}),
-		kgo.WithHooks(s.health),
-		kgo.Dialer(s.dial),
-		kgo.AlwaysRetryEOF(),
-		kgo.RetryBackoffFn(backoff),
-		kgo.MetadataMinAge(metadataMinAge),
-		kgo.RequestTimeoutOverhead(requestOverrun),
-		kgo.ConnIdleTimeout(idleTimeout),
-		kgo.DisableClientMetrics(),
-	}
-	if m := s.cfg.SASL.mechanism(); m != nil {
-		opts = append(opts, kgo.SASL(m))
-	}
-	return opts
+	return append(s.cfg.connection(), kgo.WithLogger(clientLog{s}), kgo.WithHooks(s.health))
 }
 
 // dial opens a connection. Whatever goes wrong is reported as a failed dial,
 // also in the handshake: that is what the client library repeats, while a
 // certificate that is not valid yet, or no more, would fail the records.
-func (s *Sink) dial(ctx context.Context, network, address string) (net.Conn, error) {
+func (c Config) dial(ctx context.Context, network, address string) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	conn, err := s.cfg.Dialer(ctx, network, address)
-	if err == nil && s.cfg.TLS != nil {
-		conn, err = handshake(ctx, conn, s.cfg.TLS, address)
+	conn, err := c.Dialer(ctx, network, address)
+	if err == nil && c.TLS != nil {
+		conn, err = handshake(ctx, conn, c.TLS, address)
 	}
 	if err == nil {
 		return conn, nil

@@ -56,6 +56,13 @@ type Config struct {
 	// [Transactional] only.
 	TransactionTimeout time.Duration
 
+	// DeadLetterTopic, if not empty, is a topic that must keep what it is
+	// given. If the sink creates it, it does so in one partition, without a
+	// limit of time, and for the largest records; MaxMessageBytes does not
+	// hold for it. A topic that would drop records is warned about, and one
+	// that is compacted refused.
+	DeadLetterTopic string
+
 	// TLS, if not nil, is how brokers are dialled; see [TLS.Config]. A
 	// missing ServerName is each broker's host.
 	TLS *tls.Config
@@ -138,6 +145,7 @@ func (c Config) validate() error {
 	check(c.Partitions == -1 || c.Partitions > 0 && c.Partitions <= 1<<20, "partitions %d: want 0 or more, at most %d", c.Partitions, 1<<20)
 	check(c.ReplicationFactor == -1 || c.ReplicationFactor > 0 && c.ReplicationFactor < 1<<15, "replication factor %d: want 0 or more, at most %d", c.ReplicationFactor, 1<<15-1)
 	check(c.TransactionTimeout >= time.Second, "transaction timeout %s: want at least 1s", c.TransactionTimeout)
+	check(c.DeadLetterTopic == "" || isTopicName(c.DeadLetterTopic), "dead-letter topic %q: not a legal name", c.DeadLetterTopic)
 	if err := c.SASL.validate(); err != nil {
 		errs = append(errs, err)
 	}

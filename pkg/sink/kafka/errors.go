@@ -108,6 +108,7 @@ var hints = []struct {
 	{kerr.NotEnoughReplicas, "bring the topic's replicas back, or lower its min.insync.replicas"},
 	{kerr.NotEnoughReplicasAfterAppend, "bring the topic's replicas back, or lower its min.insync.replicas"},
 	{kerr.InvalidReplicationFactor, "set kafka.replication_factor to at most the number of brokers"},
+	{kerr.InvalidConfig, "create the topic by hand, with settings that the cluster takes"},
 	{kerr.CorruptMessage, "look for what damages data between here and the brokers"},
 	{kerr.PolicyViolation, "create the topic by hand, as the cluster's policy wants it"},
 }

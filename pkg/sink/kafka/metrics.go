@@ -11,7 +11,6 @@ import (
 // exported.
 type metrics struct {
 	processed  *prometheus.CounterVec
-	failed     *prometheus.CounterVec
 	latency    prometheus.Histogram
 	retries    prometheus.Counter
 	reconnects prometheus.Counter
@@ -25,7 +24,6 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	kafka := prometheus.Labels{"component": "kafka"}
 	return &metrics{
 		processed: f.NewCounterVec(prometheus.CounterOpts{Name: "walpost_events_processed_total", Help: "Events that Kafka has acknowledged."}, []string{"topic"}),
-		failed:    f.NewCounterVec(prometheus.CounterOpts{Name: "walpost_events_failed_total", Help: "Events that could not be published."}, []string{"reason"}),
 		latency: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "walpost_publish_latency_seconds", Help: "Time from an event's commit to Kafka's acknowledgement.",
 			Buckets: latencyBuckets, NativeHistogramBucketFactor: 1.1,

@@ -61,15 +61,24 @@ func New(cfg Config) (*Sink, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	s, err := openSink(cfg, newMetrics(cfg.Registerer))
+	if err != nil {
+		return nil, err
+	}
+	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
+	return s, nil
+}
+
+// openSink makes a Sink of a Config that is checked and has its defaults.
+func openSink(cfg Config, m *metrics) (*Sink, error) {
 	s := &Sink{
-		cfg: cfg, log: cfg.Logger, metrics: newMetrics(cfg.Registerer),
+		cfg: cfg, log: cfg.Logger, metrics: m,
 		budget: newBudget(cfg.MaxInFlightBytes), quit: make(chan struct{}),
 	}
 	s.health = newHealth(cfg.Logger, s.metrics, s.budget, s.quit)
 	if err := s.init(); err != nil {
 		return nil, err
 	}
-	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
 	return s, nil
 }
 
@@ -102,7 +111,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 	for {
 		t, batch, err := s.admit(ctx, r)
 		if err != nil {
-			return s.count(err)
+			return err
 		}
 		if err := s.reserve(ctx, size); err != nil {
 			return err
@@ -278,21 +287,8 @@ func (s *Sink) finish(d *delivery, err error) {
 	r, done, size := d.record, d.done, d.size
 	d.clear()
 	s.deliveries.Put(d)
-	if err != nil {
-		_ = s.count(err)
-	}
 	done(r, err)
 	s.budget.release(size)
-}
-
-// count counts err if it is poison, and returns it. Any other error leaves the
-// record to be published later.
-func (s *Sink) count(err error) error {
-	var poison *cdc.PoisonError
-	if errors.As(err, &poison) {
-		s.metrics.failed.WithLabelValues(string(poison.Reason)).Inc()
-	}
-	return err
 }
 
 // delivery is a record on its way. It is its kgo.Record's own context, by which

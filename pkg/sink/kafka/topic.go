@@ -201,6 +201,9 @@ func (s *Sink) learn(ctx context.Context, name string) (facts, error) {
 		case err == nil:
 			s.health.release()
 			return f, nil
+		case errors.As(err, new(*cdc.RefusedError)):
+			s.health.release()
+			return facts{}, err
 		case errors.Is(err, kerr.InvalidTopicException):
 			s.health.release()
 			return facts{}, cdc.Poison(cdc.PoisonTopic, "topic %s: %w", name, err)
@@ -265,7 +268,7 @@ func (s *Sink) countPartitions(ctx context.Context, name string) (int32, error) 
 
 // create creates the topic, and waits until brokers know it.
 func (s *Sink) create(ctx context.Context, admin *kadm.Client, name string) (int32, error) {
-	resp, err := admin.CreateTopic(ctx, int32(s.cfg.Partitions), int16(s.cfg.ReplicationFactor), nil, name)
+	resp, err := admin.CreateTopic(ctx, s.cfg.partitionsOf(name), int16(s.cfg.ReplicationFactor), s.cfg.settingsOf(name), name)
 	switch {
 	case errors.Is(err, kerr.TopicAlreadyExists):
 	case err != nil && resp.ErrMessage != "":
@@ -290,7 +293,8 @@ func (s *Sink) create(ctx context.Context, admin *kadm.Client, name string) (int
 // not be allowed to read its settings: batches then stay at Kafka's default,
 // and a larger record is left for the broker to judge.
 func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (facts, error) {
-	if n := int32(s.cfg.MaxMessageBytes); n > 0 {
+	dead := name == s.cfg.DeadLetterTopic
+	if n := int32(s.cfg.MaxMessageBytes); n > 0 && !dead {
 		return facts{batch: n, largest: n}, nil
 	}
 	configs, err := admin.DescribeTopicConfigs(ctx, name)
@@ -304,6 +308,12 @@ func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (f
 	case len(configs) != 1:
 		return facts{}, fmt.Errorf("describe settings of topic %s: no answer", name)
 	default:
+		if dead {
+			err = s.checkRetention(configs[0])
+		}
+		if err != nil {
+			return facts{}, err
+		}
 		if limit, ok := batchLimit(configs[0].Configs); ok {
 			return facts{batch: limit, largest: limit}, nil
 		}

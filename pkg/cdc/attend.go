@@ -1,0 +1,103 @@
+package cdc
+
+import (
+	"context"
+	"time"
+)
+
+// attend follows the log and carries out what operators ask for there, one
+// request after the other, until ctx is done.
+func (p *Pipeline) attend(ctx context.Context) error {
+	if p.cfg.DeadLetters == nil {
+		return nil
+	}
+	var err error
+	for err == nil && ctx.Err() == nil {
+		err = p.attendOnce(ctx)
+	}
+	if ctx.Err() != nil {
+		err = nil // it was told to stop
+	}
+	return err
+}
+
+// attendOnce carries the first request out, or reads on if there is none.
+func (p *Pipeline) attendOnce(ctx context.Context) error {
+	ls := &p.letters
+	if len(ls.asked) == 0 {
+		return p.follow(ctx, "")
+	}
+	req := ls.asked[0]
+	if err := p.carryOut(ctx, req); err != nil {
+		return err
+	}
+	ls.asked, ls.job = ls.asked[1:], nil
+	// The next survey must know what became of this one.
+	return p.follow(ctx, req.Request.ID)
+}
+
+// follow reads on for requests: what there is, or up to the answer to one.
+func (p *Pipeline) follow(ctx context.Context, answer string) error {
+	ls := &p.letters
+	for answered := answer == ""; ; {
+		found, err := p.fetch(ctx, ls.next)
+		if err != nil {
+			return err
+		}
+		for _, l := range found {
+			ls.next = l.Offset + 1
+			switch {
+			case l.Slot != p.cfg.DeadLetters.Slot:
+			case l.Kind == LetterRequest:
+				ls.asked = append(ls.asked, l)
+			case l.Kind == LetterAnswer && l.Answer.Request == answer:
+				answered = true
+			case l.Kind == LetterClaim && !p.owns(l.Owner):
+				ls.lost = true
+				return errClaimed
+			}
+		}
+		if answered {
+			return nil
+		}
+	}
+}
+
+func (p *Pipeline) owns(owner string) bool {
+	p.handing.Lock()
+	defer p.handing.Unlock()
+	return p.letters.owner == owner
+}
+
+// savedPoll is how often untilSaved looks.
+const savedPoll = 20 * time.Millisecond
+
+// untilSaved waits until the rows of all dead letters that a job is about, and of
+// the parked events that it drops, are behind the checkpoint. Before that a crash
+// would bring them again, although they are settled, and rows before them may still
+// be on their way again.
+func (p *Pipeline) untilSaved(ctx context.Context, j *job) error {
+	ticker := time.NewTicker(savedPoll)
+	defer ticker.Stop()
+	for _, rv := range j.revivals {
+		for !p.behind(rv.lot.Dead.Position) || j.request.Request.WithParked && !p.behind(rv.lot.newest) {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-ticker.C:
+			}
+		}
+	}
+	return nil
+}
+
+// behind reports whether a row committed at pos can not come again. One of a
+// timeline that has ended before it never does.
+func (p *Pipeline) behind(pos Position) bool {
+	opened := p.letters.opened
+	if pos.SystemID != opened.SystemID || pos.LSN < p.savedLSN() {
+		return true
+	}
+	mark, _ := p.acks.Watermark()
+	return pos.Timeline != opened.Timeline && pos.LSN >= opened.LSN && mark >= opened.LSN
+}

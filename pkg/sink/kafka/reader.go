@@ -1,0 +1,198 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+const (
+	// maxFetchBytes is how much a reader asks for at a time. A larger record
+	// comes all the same.
+	maxFetchBytes = 4 << 20
+
+	// maxFetchWait is how long a broker waits for something to come.
+	maxFetchWait = 5 * time.Second
+)
+
+// Reader reads one partition of a topic: what is committed, if transactions are
+// used. It implements [cdc.LetterLog]. It is for one goroutine at a time.
+type Reader struct {
+	cfg       Config
+	topic     string
+	partition int32
+
+	client *kgo.Client // nil before the first use
+	next   int64       // the offset that client reads on from
+	warned time.Time
+}
+
+// NewReader returns a Reader, or all problems of cfg. It does not dial. The Reader
+// must be closed.
+func NewReader(cfg Config, topic string, partition int32) (*Reader, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	return &Reader{cfg: cfg, topic: topic, partition: partition}, nil
+}
+
+// Close ends the connections.
+func (r *Reader) Close() {
+	if r.client != nil {
+		r.client.Close()
+	}
+	r.client = nil
+}
+
+// Fetch implements [cdc.LetterLog].
+func (r *Reader) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
+	for {
+		recs, err := r.poll(ctx, from)
+		switch {
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case err != nil:
+			r.warn(err)
+			if err := wait(ctx, maxBackoff); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		var out []cdc.Logged
+		for _, rec := range recs {
+			from = rec.Offset + 1
+			if !rec.Attrs.IsControl() {
+				out = append(out, logged(rec))
+			}
+		}
+		if len(out) > 0 {
+			return out, nil
+		}
+	}
+}
+
+// ErrNoTopic is what ReadAll returns for a topic that does not exist.
+var ErrNoTopic = errors.New("topic does not exist")
+
+// ReadAll calls fn for each record from the first to what is the last one when
+// ReadAll is called, until fn fails. Unlike Fetch it waits for no outage.
+func (r *Reader) ReadAll(ctx context.Context, fn func(cdc.Logged) error) error {
+	start, end, err := r.bounds(ctx)
+	if err != nil {
+		return err
+	}
+	for at := start; at < end; {
+		recs, err := r.poll(ctx, at)
+		if err != nil {
+			return err
+		}
+		for _, rec := range recs {
+			if at = rec.Offset + 1; at > end || rec.Attrs.IsControl() {
+				continue
+			}
+			if err := fn(logged(rec)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bounds returns the first offset, and the one after the last.
+func (r *Reader) bounds(ctx context.Context) (start, end int64, err error) {
+	if err := r.seek(r.next); err != nil {
+		return 0, 0, err
+	}
+	admin := kadm.NewClient(r.client)
+	starts, err := admin.ListStartOffsets(ctx, r.topic)
+	if err == nil {
+		err = starts.Error()
+	}
+	ends := starts
+	if err == nil {
+		ends, err = admin.ListCommittedOffsets(ctx, r.topic)
+	}
+	if err == nil {
+		err = ends.Error()
+	}
+	first, ok := starts.Lookup(r.topic, r.partition)
+	last, ok2 := ends.Lookup(r.topic, r.partition)
+	switch {
+	case errors.Is(err, kerr.UnknownTopicOrPartition) || err == nil && (!ok || !ok2):
+		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, ErrNoTopic)
+	case err != nil:
+		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, err)
+	}
+	return first.Offset, last.Offset, nil
+}
+
+// poll returns what comes next, control records too.
+func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
+	if err := r.seek(from); err != nil {
+		return nil, err
+	}
+	fetches := r.client.PollFetches(ctx)
+	if err := fetches.Err(); err != nil {
+		r.Close() // the next one begins at the same place
+		return nil, fmt.Errorf("read topic %s: %w", r.topic, err)
+	}
+	recs := fetches.Records()
+	if len(recs) > 0 {
+		r.next = recs[len(recs)-1].Offset + 1
+	}
+	return recs, nil
+}
+
+// seek makes the client read on from an offset.
+func (r *Reader) seek(from int64) error {
+	if r.client != nil && r.next == from {
+		return nil
+	}
+	r.Close()
+	c, err := kgo.NewClient(append(r.cfg.connection(),
+		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: {r.partition: kgo.NewOffset().At(from)}}),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.FetchMaxBytes(maxFetchBytes), kgo.FetchMaxPartitionBytes(maxFetchBytes),
+		kgo.FetchMaxWait(maxFetchWait), kgo.MaxConcurrentFetches(1),
+	)...)
+	if err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	r.client, r.next = c, from
+	return nil
+}
+
+func (r *Reader) warn(err error) {
+	if time.Since(r.warned) > warnInterval {
+		r.warned = time.Now()
+		r.cfg.Logger.Warn("topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
+	}
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func logged(rec *kgo.Record) cdc.Logged {
+	r := &cdc.Record{Topic: rec.Topic, Partition: rec.Partition, Key: rec.Key, Value: rec.Value, Timestamp: rec.Timestamp}
+	for _, h := range rec.Headers {
+		r.Headers = append(r.Headers, cdc.Header{Key: h.Key, Value: h.Value})
+	}
+	return cdc.Logged{Record: r, Offset: rec.Offset}
+}
