@@ -183,20 +183,6 @@ func oneOf[T ~string](choices ...T) parser[T] {
 	}}
 }
 
-// except refuses values that a later version will take.
-func except[T ~string](p parser[T], later ...string) parser[T] {
-	parse := p.parse
-	p.parse = func(s string) (T, error) {
-		for _, l := range later {
-			if strings.EqualFold(s, l) {
-				return invalid[T](strconv.Quote(s)+" is not in this version, which has only "+strings.Join(p.choices, ", "), "")
-			}
-		}
-		return parse(s)
-	}
-	return p
-}
-
 var logLevel = parser[slog.Level]{
 	kind: kindText, choices: []string{"debug", "info", "warn", "error"},
 	parse: func(s string) (slog.Level, error) {

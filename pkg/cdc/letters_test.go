@@ -330,7 +330,7 @@ func TestLettersParkAndRetry(t *testing.T) {
 				m.topics.bad["a/0/A/2"] = true
 				m.start()
 				m.settle()
-				m.cluster.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "other slot", Owner: "x"})
+				m.topics.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "other slot", Owner: "x"})
 				switch restart {
 				case "Stop":
 					if err := m.stop(); err != nil {

@@ -238,8 +238,8 @@ func (s *Sink) delivered(kr *kgo.Record, err error) {
 	if (again || s.narrowing.Load()) && s.orphan(d, err) {
 		return
 	}
-	given := s.failure() != nil // and err may be no more than a consequence
-	if given && (again || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed)) {
+	given := s.failure() // and err may be no more than a consequence, as anything is of Close
+	if given != nil && (again || errors.Is(given, ErrClosed) || errors.Is(err, context.Canceled) || errors.Is(err, kgo.ErrClientClosed)) {
 		s.hold(d)
 		return
 	}
