@@ -84,7 +84,7 @@ func TestMillionInterrupted(t *testing.T) {
 			s.stop(p)
 			r := s.check()
 			fmt.Printf("FIGURES %d times %s, %d of them stopped inside a transaction, %d pulls begun: %s\n", interruptions, sig, inside, pulled, r)
-			if pulled == 0 {
+			if pulled == 0 && n >= 1_000_000 {
 				t.Error("nothing was pulled: the test has shown nothing about it")
 			}
 			if sig == syscall.SIGTERM && r.Duplicated > 0 {

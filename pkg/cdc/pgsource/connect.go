@@ -138,8 +138,9 @@ func (s *Source) connectError(err error) error {
 	return fmt.Errorf("connect to Postgres (%s): %w", where, err)
 }
 
-// setSenderTimeout returns the session's wal_sender_timeout, which it bounds. It also
-// bounds how long the server waits for a client that acknowledges no packet.
+// setSenderTimeout returns the session's wal_sender_timeout, which it bounds. It leaves
+// tcp_user_timeout alone: that would end the connection of a reader that takes nothing
+// for a while, as in an outage of the sink.
 func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, error) {
 	const query = "SELECT setting FROM pg_settings WHERE name = 'wal_sender_timeout'"
 	row, err := queryRow(ctx, conn, query, 1)
@@ -154,8 +155,7 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 	if ms == 0 || ms > limit {
 		ms = limit
 	}
-	set := fmt.Sprintf("SET wal_sender_timeout = %[1]d; SET tcp_user_timeout = %[1]d", ms)
-	if _, err := conn.Exec(ctx, set).ReadAll(); err != nil {
+	if _, err := conn.Exec(ctx, fmt.Sprintf("SET wal_sender_timeout = %d", ms)).ReadAll(); err != nil {
 		return 0, fmt.Errorf("set wal_sender_timeout: %w", err)
 	}
 	return time.Duration(ms) * time.Millisecond, nil
