@@ -41,14 +41,10 @@ func (s *setting) env() string {
 
 // describe returns the help with what may be chosen.
 func (s *setting) describe() string {
-	switch len(s.choices) {
-	case 0:
+	if len(s.choices) == 0 {
 		return s.Help
-	case 1:
-		return s.Help + " Only " + s.choices[0] + " in this version."
-	default:
-		return s.Help + " One of " + strings.Join(s.choices, ", ") + "."
 	}
+	return s.Help + " One of " + strings.Join(s.choices, ", ") + "."
 }
 
 // masked returns text as it may be shown.
