@@ -46,10 +46,9 @@ func localKafka(ctx context.Context, cfg KafkaConfig) (*KafkaServer, error) {
 // prepareKafka fetches Apache Kafka from its Maven artifacts, unless the cache
 // has it.
 func prepareKafka(ctx context.Context) (distribution, error) {
-	java, jerr := exec.LookPath("java")
-	maven, merr := exec.LookPath("mvn")
-	if err := errors.Join(jerr, merr); err != nil {
-		return distribution{}, fmt.Errorf("%w: %w", ErrUnavailable, err)
+	java, maven, err := javaAndMaven()
+	if err != nil {
+		return distribution{}, err
 	}
 	dir, err := cached(ctx, "kafka-"+KafkaVersion, func(ctx context.Context, dir string) error {
 		return fillKafka(ctx, distribution{java: java, dir: dir}, maven)
@@ -62,6 +61,15 @@ func prepareKafka(ctx context.Context) (distribution, error) {
 		return distribution{}, fmt.Errorf("%w; remove %s to fetch it again", err, dir)
 	}
 	return d, nil
+}
+
+func javaAndMaven() (java, maven string, err error) {
+	java, jerr := exec.LookPath("java")
+	maven, merr := exec.LookPath("mvn")
+	if err := errors.Join(jerr, merr); err != nil {
+		return "", "", fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+	return java, maven, nil
 }
 
 // fillKafka prepares what every start would otherwise do again.

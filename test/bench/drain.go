@@ -2,146 +2,211 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"os/exec"
+	"os"
+	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/test/harness"
 )
 
-// contender reads the backlog once.
-type contender struct {
-	name string
-	dsn  string
-	run  func(ctx context.Context, dsn, slot, end string) (result, error)
+// runLimit bounds one run of one contender.
+const runLimit = 5 * time.Minute
+
+// sample is one run.
+type sample struct {
+	Wall float64 `json:"seconds"`     // from the start of the process to the last acknowledged record
+	CPU  float64 `json:"cpu_seconds"` // of the process until its end
+	RSS  float64 `json:"rss_mib"`     // its peak
+	WAL  float64 `json:"wal_mib"`     // that the slot still keeps at the end of the process
 }
 
-type result struct{ wall, cpu time.Duration }
-
-// drain measures how long each contender takes for the backlog.
-func (b *bench) drain(ctx context.Context) error {
+// drain measures how long each contender takes for a backlog.
+func (b *bench) drain(ctx context.Context, w workload) error {
+	const origin = `SELECT pg_create_logical_replication_slot('origin', 'pgoutput')`
+	if _, err := b.conn.Exec(ctx, origin); err != nil {
+		return err
+	}
 	begun := time.Now()
-	if _, err := b.conn.Exec(ctx, fmt.Sprintf("CALL fill(%d)", b.events)); err != nil {
+	if err := w.fill(ctx, b.conn); err != nil {
 		return err
 	}
 	var end string
 	if err := b.conn.QueryRow(ctx, "SELECT pg_current_wal_flush_lsn()::text").Scan(&end); err != nil {
 		return err
 	}
-	fmt.Printf("backlog of %d one-row transactions, written in %.1f s\n", b.events, time.Since(begun).Seconds())
-	contenders := []contender{
-		{"pg_recvlogical, TCP", b.pg.DSN(), b.recvlogical},
-		{"walpost, TCP", b.pg.DSN(), b.publish},
-		{"pg_recvlogical, Unix socket", b.pg.SocketDSN(), b.recvlogical},
-		{"walpost, Unix socket", b.pg.SocketDSN(), b.publish},
-	}
-	if b.exactlyOnce {
-		contenders = []contender{{"at least once, TCP", b.pg.DSN(), b.publish}, {"exactly once, TCP", b.pg.DSN(), b.publishExactly}}
-	}
-	if _, err := b.once(ctx, contenders[1], end); err != nil { // warms the broker up
-		return fmt.Errorf("warm up: %w", err)
-	}
-	walls, cpus := make([][]time.Duration, len(contenders)), make([][]time.Duration, len(contenders))
-	for range b.rounds {
+	fmt.Printf("\n%s: %d events of %d bytes, written in %.1f s\n", w.Name, w.Events, w.Bytes, time.Since(begun).Seconds())
+	contenders := b.selectedContenders("")
+	all := make([][]sample, len(contenders))
+	for round := range b.rounds + 1 { // the first warms up, and is not counted
 		for i, c := range contenders {
-			r, err := b.once(ctx, c, end)
+			if round == 0 && (w.first || c.name != walpostTCP) {
+				continue
+			}
+			s, err := b.once(ctx, c, w, end)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			walls[i], cpus[i] = append(walls[i], r.wall), append(cpus[i], r.cpu)
+			if round > 0 {
+				all[i] = append(all[i], s)
+			}
 		}
 	}
-	fmt.Printf("\n%-30s %10s %8s   %s\n", "drain", "median", "CPU", "rounds")
-	for i, c := range contenders {
-		fmt.Printf("%-30s %8.2f s %6.1f s   %v\n", c.name, median(walls[i]).Seconds(), median(cpus[i]).Seconds(), walls[i])
+	b.report.add(w, contenders, all)
+	return b.dropSlot(ctx, "origin")
+}
+
+func (b *bench) once(ctx context.Context, c contender, w workload, end string) (s sample, err error) {
+	slot, topic := b.name(), ""
+	if c.polls {
+		if err := b.fillRelay(ctx, w); err != nil {
+			return s, err
+		}
+	} else if slot, err = b.copySlot(ctx); err != nil {
+		return s, err
 	}
-	if b.exactlyOnce {
-		fmt.Printf("\nFIGURES exactly once / at least once: %.2f (aim: at most 1.25)\n", median(walls[1]).Seconds()/median(walls[0]).Seconds())
-		return nil
+	if c.delivers {
+		if topic, err = b.createTopic(ctx, slot); err != nil {
+			return s, err
+		}
 	}
-	fmt.Printf("\nFIGURES walpost / pg_recvlogical: TCP %.2f, Unix socket %.2f (aim: at most 1.30)\n",
-		median(walls[1]).Seconds()/median(walls[0]).Seconds(), median(walls[3]).Seconds()/median(walls[2]).Seconds())
+	begun := time.Now()
+	r, err := c.start(ctx, slot, topic, end)
+	if err != nil {
+		return s, err
+	}
+	if c.delivers {
+		err = b.await(ctx, topic, int64(w.until()), runLimit)
+		s.Wall = time.Since(begun).Seconds()
+		err = errors.Join(err, b.await(ctx, topic, int64(w.Events), runLimit))
+	}
+	if err == nil {
+		s.RSS, err = peakMiB(r.pid())
+	}
+	cpu, serr := r.stop(ctx)
+	if !c.delivers {
+		s.Wall = time.Since(begun).Seconds()
+	}
+	s.CPU = cpu.Seconds()
+	if err = errors.Join(err, serr); err != nil {
+		return s, fmt.Errorf("%w\n%s", err, r.log())
+	}
+	if c.delivers {
+		err = b.verify(ctx, topic, w.Events)
+	}
+	if err == nil && !c.polls {
+		const kept = "SELECT ($2::pg_lsn - confirmed_flush_lsn) / 1048576.0 FROM pg_replication_slots WHERE slot_name = $1"
+		err = b.conn.QueryRow(ctx, kept, slot, end).Scan(&s.WAL)
+		s.WAL = max(0, s.WAL)
+		err = errors.Join(err, b.dropSlot(ctx, slot))
+	}
+	return s, err
+}
+
+// await waits until the topic has n records.
+func (b *bench) await(ctx context.Context, topic string, n int64, limit time.Duration) error {
+	begun := time.Now()
+	for got := int64(0); got < n; {
+		if time.Since(begun) > limit {
+			return fmt.Errorf("%d of %d records after %s", got, n, limit)
+		}
+		pause := 20 * time.Millisecond // the resolution of the figure
+		if n == 1 {
+			pause = 2 * time.Millisecond
+		}
+		time.Sleep(pause)
+		var err error
+		if got, err = harness.Count(ctx, b.kafka.Addrs(), topic); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
-func (b *bench) once(ctx context.Context, c contender, end string) (result, error) {
-	slot, err := b.copySlot(ctx)
-	if err != nil {
-		return result{}, err
-	}
-	r, err := c.run(ctx, c.dsn, slot, end)
-	if err != nil {
-		return result{}, err
-	}
-	return r, b.dropSlot(ctx, slot)
-}
-
-// recvlogical reads the slot with pg_recvlogical, and throws away what it reads.
-func (b *bench) recvlogical(ctx context.Context, dsn, slot, end string) (result, error) {
-	cmd := exec.CommandContext(ctx, b.recv, "-d", dsn, "-S", slot, "--start", "--no-loop", "-E", end, "-f", "/dev/null",
-		"-o", "proto_version=1", "-o", "publication_names=walpost")
-	begun := time.Now()
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		return result{}, fmt.Errorf("%w\n%s", err, out)
-	}
-	return result{time.Since(begun), cpuTime(cmd)}, nil
-}
-
-func cpuTime(cmd *exec.Cmd) time.Duration {
-	return cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-}
-
-func (b *bench) publish(ctx context.Context, dsn, slot, _ string) (result, error) {
-	return b.publishWith(ctx, dsn, slot)
-}
-
-// publishExactly is publish with exactly-once. The markers of the transactions count
-// as records: they are one in a thousand.
-func (b *bench) publishExactly(ctx context.Context, dsn, slot, _ string) (result, error) {
-	return b.publishWith(ctx, dsn, slot, exactlyOnce)
-}
-
-const exactlyOnce = "--delivery.guarantee=exactly-once"
-
-// publishWith runs walpost from its start to the last acknowledged record.
-func (b *bench) publishWith(ctx context.Context, dsn, slot string, args ...string) (result, error) {
-	topic, err := b.createTopic(ctx, slot)
-	if err != nil {
-		return result{}, err
-	}
-	cmd := b.command(ctx, dsn, slot, topic, args...)
-	var log strings.Builder
-	cmd.Stderr = &log
-	begun := time.Now()
-	if err := cmd.Start(); err != nil {
-		return result{}, err
-	}
-	for n := int64(0); n < int64(b.events); {
-		if time.Since(begun) > 5*time.Minute {
-			_ = cmd.Process.Kill()
-			return result{}, fmt.Errorf("%d of %d records after 5 minutes\n%s", n, b.events, log.String())
+// verify counts the distinct ids that a consumer of committed records sees.
+func (b *bench) verify(ctx context.Context, topic string, events int) error {
+	ids := make(map[string]struct{}, events)
+	n := 0
+	err := harness.ConsumeCommitted(ctx, b.kafka.Addrs(), []string{topic}, func(r *kgo.Record, _ int32) {
+		n++
+		for _, h := range r.Headers {
+			if h.Key == "id" {
+				ids[strings.Trim(string(h.Value), `"`)] = struct{}{}
+			}
 		}
-		time.Sleep(20 * time.Millisecond) // the resolution of the figure
-		if n, err = harness.Count(ctx, b.kafka.Addrs(), topic); err != nil {
-			return result{}, err
-		}
+	})
+	if err != nil {
+		return err
 	}
-	wall := time.Since(begun)
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		return result{}, err
+	if len(ids) != events {
+		return fmt.Errorf("%d distinct ids in %d records, want %d", len(ids), n, events)
 	}
-	if err := cmd.Wait(); err != nil {
-		return result{}, fmt.Errorf("%w\n%s", err, log.String())
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...))
+	if err != nil {
+		return err
 	}
-	return result{wall, cpuTime(cmd)}, nil
+	defer cl.Close()
+	_, err = kadm.NewClient(cl).DeleteTopics(ctx, topic)
+	return err
 }
 
-func (b *bench) command(ctx context.Context, dsn, slot, topic string, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, b.walpost, append([]string{
-		"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(b.kafka.Addrs(), ","),
-		"--outbox.topic", topic, "--admin.listen", "", "--log.level", "warn",
-	}, args...)...)
+// peakMiB is the most memory that a process has had resident.
+func peakMiB(pid int) (float64, error) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return 0, err
+	}
+	_, after, _ := strings.Cut(string(status), "VmHWM:")
+	fields := strings.Fields(after)
+	if len(fields) == 0 {
+		return 0, nil // it has ended by itself
+	}
+	kib, err := strconv.ParseFloat(fields[0], 64)
+	return kib / 1024, err
+}
+
+func (b *bench) createTopic(ctx context.Context, name string) (string, error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...))
+	if err != nil {
+		return "", err
+	}
+	defer cl.Close()
+	_, err = kadm.NewClient(cl).CreateTopic(ctx, 12, 1, nil, name)
+	return name, err
+}
+
+// fillRelay gives the relay's server the backlog.
+func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
+	if err := b.needRelay(ctx); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, b.relayPG.DSN())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	w.beside = 0
+	return w.fill(ctx, conn)
+}
+
+// needRelay starts the relay's server.
+func (b *bench) needRelay(ctx context.Context) (err error) {
+	if b.relayPG != nil {
+		return nil
+	}
+	if b.relayPG, err = startPostgres(ctx); err != nil {
+		return err
+	}
+	conn, err := pgx.Connect(ctx, b.relayPG.DSN())
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, setup)
+	return errors.Join(err, conn.Close(ctx))
 }

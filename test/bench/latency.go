@@ -2,132 +2,214 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
 	"strconv"
-	"syscall"
+	"strings"
 	"time"
 
+	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/jackc/pgx/v5"
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 )
 
-// sessions is how many connections write while latency is measured.
-const sessions = 4
+// load is events per second over time.
+type load struct {
+	name  string
+	rate  func(at time.Duration) float64
+	batch int // rows in a transaction
+	total time.Duration
+	cold  time.Duration // what was due before is not counted
+}
 
-// latency writes at a steady rate, whatever becomes of it, and measures from the
-// moment at which each event was due to be written until the consumer has it: a
-// stall counts for every event that was due in it.
-func (b *bench) latency(ctx context.Context) error {
-	b.runs++
-	slot := fmt.Sprintf("run%d", b.runs)
-	topic, err := b.createTopic(ctx, slot)
-	if err != nil {
-		return err
+// sessions is how many connections write.
+const sessions = 8
+
+// ramp goes from 100 to 30,000 events per second and back.
+func ramp(total time.Duration) func(time.Duration) float64 {
+	const low, high = 100, 30_000
+	return func(at time.Duration) float64 {
+		up := min(float64(at), float64(total-at)) / (float64(total) / 2)
+		return low + (high-low)*up
 	}
-	var args []string
-	if b.exactlyOnce {
-		args = append(args, exactlyOnce)
+}
+
+// latencies measures each contender at each rate.
+func (b *bench) latencies(ctx context.Context) error {
+	for rate := range strings.SplitSeq(b.rates, ",") {
+		l := load{name: rate + "/s", total: b.duration, cold: b.duration / 5, batch: 1}
+		switch n, err := strconv.Atoi(rate); {
+		case rate == "":
+			continue
+		case rate == "ramp":
+			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(b.duration), 10
+		case err != nil:
+			return fmt.Errorf("-rates: %w", err)
+		default:
+			l.rate = func(time.Duration) float64 { return float64(n) }
+			if n > 10_000 {
+				l.batch = 10 // single rows are more than the writers can commit here
+			}
+		}
+		for _, c := range b.selectedContenders("") {
+			if !c.latency {
+				continue
+			}
+			p, err := b.latency(ctx, c, l)
+			if err != nil {
+				return fmt.Errorf("latency of %s at %s: %w", c.name, l.name, err)
+			}
+			b.report.addLatency(l, c, p)
+		}
 	}
-	cmd := b.command(ctx, b.pg.DSN(), slot, topic, args...)
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		_ = cmd.Process.Signal(syscall.SIGTERM)
-		_ = cmd.Wait()
-	}()
-	total := b.rate * int(b.duration/time.Second)
-	var all []time.Duration
-	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() (err error) {
-		all, err = b.consume(gctx, topic, total)
-		return err
-	})
-	g.Go(func() error { return b.write(gctx, slot, total) })
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	all = all[len(all)/5:] // what came while everything was still cold
-	slices.Sort(all)
-	at := func(q float64) time.Duration { return all[int(q*float64(len(all)-1))] }
-	fmt.Printf("FIGURES commit to consumer at %d events/s over TCP, %d events: p50 %.2f ms, p90 %.2f ms, p99 %.2f ms, p99.9 %.2f ms (aim: p50 below 5 ms)\n",
-		b.rate, len(all), ms(at(0.5)), ms(at(0.9)), ms(at(0.99)), ms(at(0.999)))
 	return nil
 }
 
-func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
-
-// write waits until the slot streams, and then inserts on schedule.
-func (b *bench) write(ctx context.Context, slot string, total int) error {
-	for active := false; !active; {
-		time.Sleep(50 * time.Millisecond) // until walpost has come up
-		const query = "SELECT coalesce((SELECT active FROM pg_replication_slots WHERE slot_name = $1), false)"
-		if err := b.conn.QueryRow(ctx, query, slot).Scan(&active); err != nil {
-			return err
-		}
-	}
-	begun := time.Now()
-	g, gctx := errgroup.WithContext(ctx)
-	for s := range sessions {
-		g.Go(func() error { return b.writeShare(gctx, begun, s, total) })
-	}
-	return g.Wait()
+// percentiles are in milliseconds.
+type percentiles struct {
+	Events int64   `json:"events"`
+	P50    float64 `json:"p50_ms"`
+	P90    float64 `json:"p90_ms"`
+	P99    float64 `json:"p99_ms"`
+	P999   float64 `json:"p999_ms"`
+	Max    float64 `json:"max_ms"`
+	Last   float64 `json:"last_ms"` // the median of the last twentieth: growing lag shows here
+	CPU    float64 `json:"cpu_seconds"`
+	RSS    float64 `json:"rss_mib"`
 }
 
-func (b *bench) writeShare(ctx context.Context, begun time.Time, session, total int) error {
-	conn, err := pgx.Connect(ctx, b.pg.DSN())
+// latency writes on schedule, whatever becomes of it, and measures from the moment at
+// which each event was due to be written until the consumer has it: a stall counts for
+// every event that was due in it.
+func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles, err error) {
+	slot, dsn := b.name(), b.pg.DSN()
+	if c.polls {
+		if err := b.needRelay(ctx); err != nil {
+			return p, err
+		}
+		dsn = b.relayPG.DSN()
+	}
+	conn, err := pgx.Connect(ctx, dsn)
+	if err != nil {
+		return p, err
+	}
+	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
+	if _, err := conn.Exec(ctx, "TRUNCATE outbox, other"); err != nil {
+		return p, err
+	}
+	if !c.polls {
+		if _, err := conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot); err != nil {
+			return p, err
+		}
+		defer func() { err = errors.Join(err, b.dropSlot(ctx, slot)) }()
+	}
+	topic, err := b.createTopic(ctx, slot)
+	if err != nil {
+		return p, err
+	}
+	r, err := c.start(ctx, slot, topic, "")
+	if err != nil {
+		return p, err
+	}
+	const first = 10 // events that show that it is up
+	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300)", first)); err == nil {
+		err = b.await(ctx, topic, first, time.Minute)
+	}
+	if err == nil {
+		p, err = b.steady(ctx, dsn, topic, l)
+	}
+	if err == nil {
+		p.RSS, err = peakMiB(r.pid())
+	}
+	cpu, serr := r.stop(ctx)
+	p.CPU = cpu.Seconds()
+	if err = errors.Join(err, serr); err != nil {
+		return p, fmt.Errorf("%w\n%s", err, r.log())
+	}
+	return p, nil
+}
+
+// steady writes and consumes.
+func (b *bench) steady(ctx context.Context, dsn, topic string, l load) (p percentiles, err error) {
+	schedule := l.schedule()
+	begun := time.Now().Add(100 * time.Millisecond)
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) {
+		p, err = b.consume(gctx, topic, begun, l, len(schedule)*l.batch)
+		return err
+	})
+	for s := range sessions {
+		g.Go(func() error { return writeShare(gctx, dsn, begun, schedule, s, l.batch) })
+	}
+	return p, g.Wait()
+}
+
+// schedule is when each transaction is due.
+func (l load) schedule() []time.Duration {
+	var due []time.Duration
+	for at := time.Duration(0); at < l.total; {
+		due = append(due, at)
+		at += time.Duration(float64(l.batch) / l.rate(at) * float64(time.Second))
+	}
+	return due
+}
+
+func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []time.Duration, session, batch int) error {
+	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	const insert = `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) VALUES ('order', $1, 'created', $2)`
-	for n := session; n < total; n += sessions {
-		due := begun.Add(time.Duration(n) * time.Second / time.Duration(b.rate))
+	const insert = `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'order', 'order-' || (n % 1000), 'created', $3 FROM generate_series($1::int, $2::int) n`
+	for i := session; i < len(schedule); i += sessions {
+		due := begun.Add(schedule[i])
 		time.Sleep(time.Until(due))
-		payload := fmt.Sprintf(`{"due": %d, "pad": "%0280d"}`, due.UnixNano(), 0)
-		if _, err := conn.Exec(ctx, insert, "order-"+strconv.Itoa(n%1000), payload); err != nil {
+		payload := fmt.Sprintf(`{"due": %d, "pad": "%0260d"}`, due.UnixNano(), 0)
+		if _, err := conn.Exec(ctx, insert, i*batch, (i+1)*batch-1, payload); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// consume returns the latencies in the order of arrival.
-func (b *bench) consume(ctx context.Context, topic string, total int) ([]time.Duration, error) {
+// consume returns the percentiles of what is not cold.
+func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l load, total int) (p percentiles, err error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(time.Second), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
-		return nil, err
+		return p, err
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, b.duration+time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, b.duration+runLimit)
 	defer cancel()
-	var all []time.Duration
-	for len(all) < total {
+	newHistogram := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, runLimit.Microseconds(), 3) }
+	all, last := newHistogram(), newHistogram()
+	for got := 0; got < total; {
 		fetches := cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("%d of %d records arrived: %w", len(all), total, err)
+			return p, fmt.Errorf("%d of %d records arrived: %w", got, total, err)
 		}
 		now := time.Now()
 		fetches.EachRecord(func(r *kgo.Record) {
-			var due int64
-			if _, err := fmt.Sscanf(string(r.Value), `{"due": %d`, &due); err == nil {
-				all = append(all, now.Sub(time.Unix(0, due)))
+			var ns int64
+			if _, err := fmt.Sscanf(string(r.Value), `{"due": %d`, &ns); err != nil {
+				return // one of the first
+			}
+			got++
+			due := time.Unix(0, ns)
+			if due.Sub(begun) < l.cold {
+				return
+			}
+			late := now.Sub(due).Microseconds()
+			err = errors.Join(err, all.RecordValue(late))
+			if due.Sub(begun) > l.total-l.total/20 {
+				err = errors.Join(err, last.RecordValue(late))
 			}
 		})
 	}
-	return all, nil
-}
-
-func (b *bench) createTopic(ctx context.Context, name string) (string, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...))
-	if err != nil {
-		return "", err
-	}
-	defer cl.Close()
-	_, err = kadm.NewClient(cl).CreateTopic(ctx, 12, 1, nil, name)
-	return name, err
+	at := func(h *hdrhistogram.Histogram, q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1000 }
+	return percentiles{
+		Events: all.TotalCount(), P50: at(all, 50), P90: at(all, 90), P99: at(all, 99), P999: at(all, 99.9), Max: at(all, 100), Last: at(last, 50),
+	}, err
 }

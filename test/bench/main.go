@@ -1,10 +1,11 @@
-// Command bench measures walpost beside what everybody takes for the floor: how
-// long pg_recvlogical takes to read the same slot over the same kind of
-// connection, without delivering anything. It also measures the latency from
-// commit to consumer at a steady rate.
+// Command bench measures walpost beside what else a user could take, on the same
+// machine, servers, data and settings: pg_recvlogical, which delivers nothing and is
+// what everybody takes for the floor; Debezium in Kafka Connect, tuned and with its
+// defaults; and a relay that polls the table.
 //
 // It starts a Postgres and an Apache Kafka of its own on the loopback address,
-// alternates the contenders, prints the medians of three rounds, and ends.
+// alternates the contenders, verifies what each has delivered, prints medians, writes
+// them as JSON and as a chart when asked to, and ends.
 package main
 
 import (
@@ -16,8 +17,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,56 +29,85 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx); err != nil {
+	err := error(nil)
+	if len(os.Args) > 1 && os.Args[1] == relayCommand {
+		err = relay(ctx, os.Args[2:])
+	} else {
+		err = run(ctx)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1) //nolint:gocritic // stop has nothing left to do
 	}
 }
 
+// settings are what the command line says.
+type settings struct {
+	rounds     int
+	scale      float64
+	workloads  string
+	contenders string
+	rates      string
+	duration   time.Duration
+	json, svg  string
+}
+
 // bench is the servers and settings of one run.
 type bench struct {
-	events, rounds int
-	rate           int
-	duration       time.Duration
-	exactlyOnce    bool
+	settings
 
+	dir     string
 	pg      *testenv.PostgresServer
+	relayPG *testenv.PostgresServer // the relay's own: it writes as much WAL as it reads; nil until wanted
 	kafka   *testenv.KafkaServer
 	conn    *pgx.Conn
 	walpost string // the binary
 	recv    string // pg_recvlogical
+	offsets []byte // what Debezium starts from
 	runs    int    // names slots and topics
+	report  report
 }
 
 func run(ctx context.Context) (err error) {
 	var b bench
-	flag.IntVar(&b.events, "events", 500_000, "one-row transactions in the backlog")
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each contender")
-	flag.IntVar(&b.rate, "rate", 1000, "events per second while latency is measured")
-	flag.DurationVar(&b.duration, "duration", 20*time.Second, "how long latency is measured")
-	flag.BoolVar(&b.exactlyOnce, "exactly-once", false, "compare exactly-once with at-least-once instead, and measure its latency")
+	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
+	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
+	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
+	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp", "events per second at which latency is measured; \"ramp\" goes up and down; \"\" for none")
+	flag.DurationVar(&b.duration, "duration", 20*time.Second, "how long latency is measured at each rate")
+	flag.StringVar(&b.json, "json", "", "file for the figures as JSON")
+	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
 	flag.Parse()
 
-	dir, err := os.MkdirTemp("", "walpost-bench-")
-	if err != nil {
+	if b.dir, err = os.MkdirTemp("", "walpost-bench-"); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if err := b.start(ctx, dir); err != nil {
+	defer func() { err = errors.Join(err, os.RemoveAll(b.dir)) }()
+	if err := b.start(ctx); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.kafka.Close(), b.pg.Close()) }()
-	fmt.Printf("Postgres %s (fsync off), Apache Kafka %s, %s, %d CPUs; 300-byte payloads, acks=all, lz4, 12 partitions\n",
-		b.pg.Version, testenv.KafkaVersion, runtime.Version(), runtime.NumCPU())
-	if err := b.drain(ctx); err != nil {
+	defer func() { err = errors.Join(err, b.close()) }()
+	b.report.describe(&b)
+	for _, w := range b.selectedWorkloads() {
+		if err := b.drain(ctx, w); err != nil {
+			return fmt.Errorf("%s: %w", w.Name, err)
+		}
+	}
+	if err := b.latencies(ctx); err != nil {
 		return err
 	}
-	return b.latency(ctx)
+	return b.report.write(b.json, b.svg)
+}
+
+// selected reports whether one of the comma-separated words is part of name.
+func selected(words, name string) bool {
+	return words == "" || slices.ContainsFunc(strings.Split(words, ","), func(w string) bool { return strings.Contains(name, w) })
 }
 
 // start builds walpost, and starts the servers with an empty outbox.
-func (b *bench) start(ctx context.Context, dir string) (err error) {
-	b.walpost = filepath.Join(dir, "walpost")
+func (b *bench) start(ctx context.Context) (err error) {
+	b.walpost = filepath.Join(b.dir, "walpost")
 	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", b.walpost, "github.com/walpost/walpost/cmd/walpost")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
@@ -86,8 +116,7 @@ func (b *bench) start(ctx context.Context, dir string) (err error) {
 	if b.recv, err = findRecvlogical(); err != nil {
 		return err
 	}
-	b.pg, err = testenv.StartPostgres(ctx, testenv.PostgresConfig{Source: testenv.Programs, Settings: map[string]string{"max_wal_size": "4GB"}})
-	if err != nil {
+	if b.pg, err = startPostgres(ctx); err != nil {
 		return err
 	}
 	if b.kafka, err = testenv.StartKafka(ctx, testenv.KafkaConfig{Source: testenv.Programs, Load: true, Heap: "1g"}); err != nil {
@@ -96,29 +125,26 @@ func (b *bench) start(ctx context.Context, dir string) (err error) {
 	if b.conn, err = pgx.Connect(ctx, b.pg.DSN()); err == nil {
 		_, err = b.conn.Exec(ctx, setup)
 	}
-	if err == nil {
-		_, err = b.conn.Exec(ctx, origin)
+	if err == nil && len(b.selectedContenders(debeziumName)) > 0 {
+		err = b.primeDebezium(ctx)
 	}
 	if err != nil {
-		return errors.Join(err, b.kafka.Close(), b.pg.Close())
+		return errors.Join(err, b.close())
 	}
 	return nil
 }
 
-const setup = `
-	CREATE TABLE outbox (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
-	CREATE PUBLICATION walpost FOR TABLE outbox WITH (publish = 'insert');
-	CREATE PROCEDURE fill(n int) LANGUAGE plpgsql AS $$
-	BEGIN
-		FOR i IN 1..n LOOP
-			INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-			VALUES ('order', 'order-' || i % 1000, 'created', jsonb_build_object('n', i, 'pad', repeat('x', 280)));
-			COMMIT;
-		END LOOP;
-	END $$`
+func startPostgres(ctx context.Context) (*testenv.PostgresServer, error) {
+	return testenv.StartPostgres(ctx, testenv.PostgresConfig{Source: testenv.Programs, Settings: map[string]string{"max_wal_size": "4GB"}})
+}
 
-// origin is a slot that stays where the backlog begins.
-const origin = `SELECT pg_create_logical_replication_slot('origin', 'pgoutput')`
+func (b *bench) close() error {
+	err := errors.Join(b.kafka.Close(), b.pg.Close())
+	if b.relayPG != nil {
+		err = errors.Join(err, b.relayPG.Close())
+	}
+	return err
+}
 
 // findRecvlogical looks where Postgres' programs are.
 func findRecvlogical() (string, error) {
@@ -133,10 +159,15 @@ func findRecvlogical() (string, error) {
 	return found[len(found)-1], nil
 }
 
+// name returns one for a slot and a topic of a run.
+func (b *bench) name() string {
+	b.runs++
+	return fmt.Sprintf("run%d", b.runs)
+}
+
 // copySlot makes a slot that stands where the backlog begins.
 func (b *bench) copySlot(ctx context.Context) (string, error) {
-	b.runs++
-	name := fmt.Sprintf("run%d", b.runs)
+	name := b.name()
 	_, err := b.conn.Exec(ctx, "SELECT pg_copy_logical_replication_slot('origin', $1)", name)
 	return name, err
 }
@@ -148,9 +179,4 @@ func (b *bench) dropSlot(ctx context.Context, name string) error {
 	}
 	_, err := b.conn.Exec(ctx, "SELECT pg_drop_replication_slot($1)", name)
 	return err
-}
-
-func median(ds []time.Duration) time.Duration {
-	s := slices.Sorted(slices.Values(ds))
-	return s[len(s)/2]
 }

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/testenv"
+)
+
+// The contenders' names.
+const (
+	floorTCP      = "pg_recvlogical, TCP"
+	floorSocket   = "pg_recvlogical, Unix socket"
+	walpostTCP    = "walpost, TCP"
+	walpostSocket = "walpost, Unix socket"
+	walpostExact  = "walpost exactly-once, TCP"
+	debeziumName  = "Debezium"
+	debeziumTuned = debeziumName + ", tuned"
+	debeziumPlain = debeziumName + ", defaults"
+	relayName     = "polling relay"
+)
+
+// contender delivers what a slot or a table holds.
+type contender struct {
+	name string
+
+	// start starts it. An empty topic means that it delivers nothing, and ends at the
+	// end of the backlog by itself.
+	start func(ctx context.Context, slot, topic, end string) (runner, error)
+
+	delivers bool // to Kafka
+	latency  bool // measured too
+	polls    bool // the table of the relay's server
+}
+
+// runner is a contender's process.
+type runner interface {
+	// stop ends the process in good order, or waits for its end if it ends by itself,
+	// and returns its CPU time.
+	stop(ctx context.Context) (time.Duration, error)
+	pid() int
+	log() string
+}
+
+func (b *bench) allContenders() []contender {
+	return []contender{
+		{name: floorTCP, start: b.recvlogical(b.pg.DSN())},
+		{name: walpostTCP, start: b.startWalpost(b.pg.DSN()), delivers: true, latency: true},
+		{name: walpostExact, start: b.startWalpost(b.pg.DSN(), "--delivery.guarantee=exactly-once"), delivers: true, latency: true},
+		{name: floorSocket, start: b.recvlogical(b.pg.SocketDSN())},
+		{name: walpostSocket, start: b.startWalpost(b.pg.SocketDSN()), delivers: true, latency: true},
+		{name: debeziumTuned, start: b.startDebezium(true), delivers: true, latency: true},
+		{name: debeziumPlain, start: b.startDebezium(false), delivers: true, latency: true},
+		{name: relayName, start: b.startRelay, delivers: true, latency: true, polls: true},
+	}
+}
+
+// selectedContenders are those whose names begin with prefix and were asked for.
+func (b *bench) selectedContenders(prefix string) []contender {
+	var all []contender
+	for _, c := range b.allContenders() {
+		if strings.HasPrefix(c.name, prefix) && selected(b.settings.contenders, c.name) {
+			all = append(all, c)
+		}
+	}
+	return all
+}
+
+// program is a contender that is one program.
+type program struct {
+	cmd     *exec.Cmd
+	out     strings.Builder
+	endless bool // ends when it is told to
+}
+
+func startProgram(cmd *exec.Cmd, endless bool) (*program, error) {
+	p := &program{cmd: cmd, endless: endless}
+	cmd.Stdout, cmd.Stderr = &p.out, &p.out
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	return p, cmd.Start()
+}
+
+func (p *program) pid() int    { return p.cmd.Process.Pid }
+func (p *program) log() string { return p.out.String() }
+
+func (p *program) stop(context.Context) (time.Duration, error) {
+	if p.endless {
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, os.ErrProcessDone) {
+			return 0, err
+		}
+	}
+	if err := p.cmd.Wait(); err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, p.log())
+	}
+	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime(), nil
+}
+
+// recvlogical reads the slot with pg_recvlogical, and throws away what it reads.
+func (b *bench) recvlogical(dsn string) func(context.Context, string, string, string) (runner, error) {
+	return func(ctx context.Context, slot, _, end string) (runner, error) {
+		return startProgram(exec.CommandContext(ctx, b.recv, "-d", dsn, "-S", slot, "--start", "--no-loop", "-E", end, "-f", "/dev/null",
+			"-o", "proto_version=1", "-o", "publication_names=walpost"), false)
+	}
+}
+
+func (b *bench) startWalpost(dsn string, args ...string) func(context.Context, string, string, string) (runner, error) {
+	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
+		return startProgram(exec.CommandContext(ctx, b.walpost, append([]string{
+			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(b.kafka.Addrs(), ","),
+			"--outbox.topic", topic, "--admin.listen", "", "--log.level", "warn",
+		}, args...)...), true)
+	}
+}
+
+// worker is Debezium.
+type worker struct{ *testenv.ConnectServer }
+
+func (w worker) pid() int { return w.PID() }
+func (w worker) log() string {
+	data, err := os.ReadFile(w.LogFile())
+	return string(data[max(0, len(data)-4000):]) + fmt.Sprint(err)
+}
+
+func (w worker) stop(ctx context.Context) (time.Duration, error) {
+	log := w.log()
+	cpu, err := w.Stop(ctx)
+	if err = errors.Join(err, w.Close()); err != nil {
+		return 0, fmt.Errorf("%w\n%s", err, log)
+	}
+	return cpu, nil
+}
+
+func (b *bench) startDebezium(tuned bool) func(context.Context, string, string, string) (runner, error) {
+	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
+		cfg, err := b.debezium(slot, topic, tuned)
+		if err != nil {
+			return nil, err
+		}
+		s, err := testenv.StartConnect(ctx, cfg)
+		if err != nil {
+			return nil, err
+		}
+		return worker{s}, nil
+	}
+}
+
+// debezium are its settings. Both have the same acks, compression and partitions as
+// walpost.
+func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig, error) {
+	db, err := pgx.ParseConfig(b.pg.DSN())
+	if err != nil {
+		return testenv.ConnectConfig{}, err
+	}
+	connector := map[string]string{"slot.name": slot, "publication.name": "walpost", "transforms.outbox.route.topic.replacement": topic}
+	cfg := testenv.ConnectConfig{Brokers: b.kafka.Addrs(), Offsets: b.offsets, Worker: map[string]string{"producer.compression.type": "lz4", "producer.acks": "all"}}
+	if tuned {
+		for name, value := range map[string]string{
+			"poll.interval.ms": "5", "max.batch.size": "8192", "max.queue.size": "32768",
+			"extended.headers.enabled": "false", "internal.advanced.metrics.enable": "false",
+		} {
+			connector[name] = value
+		}
+		for name, value := range map[string]string{
+			"producer.enable.idempotence": "true", "producer.max.in.flight.requests.per.connection": "5",
+			"producer.linger.ms": "5", "producer.batch.size": strconv.Itoa(256 << 10),
+		} {
+			cfg.Worker[name] = value
+		}
+		cfg.Heap = "1g"
+	}
+	cfg.Connector = testenv.DebeziumOutbox(db, connector)
+	return cfg, nil
+}
+
+// primeDebezium runs Debezium once, so that later runs have an offset to go on from:
+// without one it would begin at the end of WAL.
+func (b *bench) primeDebezium(ctx context.Context) (err error) {
+	const slot = "prime"
+	if _, err := b.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot); err != nil {
+		return err
+	}
+	topic, err := b.createTopic(ctx, slot)
+	if err != nil {
+		return err
+	}
+	cfg, err := b.debezium(slot, topic, true)
+	if err != nil {
+		return err
+	}
+	s, err := testenv.StartConnect(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close(), b.dropSlot(ctx, slot)) }()
+	if err := s.Wait(ctx); err != nil {
+		return err
+	}
+	if _, err := b.conn.Exec(ctx, "CALL fill(10, 1, 300)"); err != nil {
+		return err
+	}
+	if err := b.await(ctx, topic, 10, time.Minute); err != nil {
+		return err
+	}
+	if _, err := s.Stop(ctx); err != nil {
+		return err
+	}
+	b.offsets, err = s.Offsets()
+	return err
+}

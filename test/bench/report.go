@@ -1,0 +1,140 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+
+	"github.com/walpost/walpost/internal/testenv"
+)
+
+// report is what a run has measured. It is printed as it comes.
+type report struct {
+	Machine   string          `json:"machine"`
+	Versions  string          `json:"versions"`
+	Settings  string          `json:"settings"`
+	Backlogs  []backlogReport `json:"backlogs"`
+	Latencies []latencyReport `json:"latencies"`
+}
+
+type backlogReport struct {
+	workload
+	Contenders []backlogFigures `json:"contenders"`
+}
+
+type backlogFigures struct {
+	Name   string   `json:"name"`
+	Median sample   `json:"median"`
+	Rounds []sample `json:"rounds"`
+}
+
+type latencyReport struct {
+	Load      string `json:"load"`
+	Contender string `json:"contender"`
+	percentiles
+}
+
+func (r *report) describe(b *bench) {
+	r.Machine = fmt.Sprintf("%d CPUs (%s), %s/%s", runtime.NumCPU(), processor(), runtime.GOOS, runtime.GOARCH)
+	r.Versions = fmt.Sprintf("Postgres %s, Apache Kafka %s, Debezium %s, %s", b.pg.Version, testenv.KafkaVersion, testenv.DebeziumVersion, runtime.Version())
+	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds", b.rounds)
+	fmt.Printf("%s; %s; %s\n", r.Machine, r.Versions, r.Settings)
+}
+
+// processor is the CPU's name, as far as Linux tells it.
+func processor() string {
+	info, _ := os.ReadFile("/proc/cpuinfo")
+	_, after, found := strings.Cut(string(info), "model name")
+	if !found {
+		return "unknown"
+	}
+	name, _, _ := strings.Cut(strings.TrimLeft(after, "\t :"), "\n")
+	return name
+}
+
+// medians is each figure's own.
+func medians(all []sample) sample {
+	median := func(of func(sample) float64) float64 {
+		var values []float64
+		for _, s := range all {
+			values = append(values, of(s))
+		}
+		slices.Sort(values)
+		return values[len(values)/2]
+	}
+	return sample{
+		Wall: median(func(s sample) float64 { return s.Wall }), CPU: median(func(s sample) float64 { return s.CPU }),
+		RSS: median(func(s sample) float64 { return s.RSS }), WAL: median(func(s sample) float64 { return s.WAL }),
+	}
+}
+
+// add prints and keeps what the contenders needed for a backlog.
+func (r *report) add(w workload, contenders []contender, all [][]sample) {
+	report := backlogReport{workload: w}
+	fmt.Printf("%-28s %9s %17s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "RSS MiB", "WAL MiB")
+	for i, c := range contenders {
+		f := backlogFigures{Name: c.name, Median: medians(all[i]), Rounds: all[i]}
+		report.Contenders = append(report.Contenders, f)
+		fastest, slowest := all[i][0].Wall, all[i][0].Wall
+		for _, s := range all[i] {
+			fastest, slowest = min(fastest, s.Wall), max(slowest, s.Wall)
+		}
+		fmt.Printf("%-28s %9.2f %8.2f-%8.2f %9.0f %9.1f %9.0f %10.1f\n",
+			c.name, f.Median.Wall, fastest, slowest, float64(w.Events)/f.Median.Wall, f.Median.CPU, f.Median.RSS, f.Median.WAL)
+	}
+	r.Backlogs = append(r.Backlogs, report)
+	report.ratios()
+}
+
+// ratios prints what the figures come to against each other.
+func (r backlogReport) ratios() {
+	of := func(name string) sample {
+		for _, c := range r.Contenders {
+			if c.Name == name {
+				return c.Median
+			}
+		}
+		return sample{}
+	}
+	ours := of(walpostTCP)
+	for _, c := range []struct {
+		text string
+		part float64
+		of   float64
+	}{
+		{"time, walpost / pg_recvlogical over TCP", ours.Wall, of(floorTCP).Wall},
+		{"time, walpost / pg_recvlogical over a Unix socket", of(walpostSocket).Wall, of(floorSocket).Wall},
+		{"time, exactly-once / at-least-once", of(walpostExact).Wall, ours.Wall},
+		{"throughput, walpost / tuned Debezium", of(debeziumTuned).Wall, ours.Wall},
+		{"CPU, tuned Debezium / walpost", of(debeziumTuned).CPU, ours.CPU},
+		{"memory, tuned Debezium / walpost", of(debeziumTuned).RSS, ours.RSS},
+		{"throughput, walpost / polling relay", of(relayName).Wall, ours.Wall},
+	} {
+		if c.part > 0 && c.of > 0 {
+			fmt.Printf("FIGURES %s, %s: %.2f\n", r.Name, c.text, c.part/c.of)
+		}
+	}
+}
+
+func (r *report) addLatency(l load, c contender, p percentiles) {
+	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p})
+	fmt.Printf("FIGURES commit to consumer at %s, %-25s p50 %.2f ms, p90 %.2f, p99 %.2f, p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB\n",
+		l.name, c.name+":", p.P50, p.P90, p.P99, p.P999, p.Max, p.Last, p.Events, p.CPU, p.RSS)
+}
+
+// write writes the files that were asked for.
+func (r *report) write(asJSON, asSVG string) error {
+	var err error
+	if asJSON != "" {
+		data, merr := json.MarshalIndent(r, "", "  ")
+		err = errors.Join(err, merr, os.WriteFile(asJSON, append(data, '\n'), 0o644))
+	}
+	if asSVG != "" {
+		err = errors.Join(err, os.WriteFile(asSVG, []byte(r.chart()), 0o644))
+	}
+	return err
+}
