@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -56,7 +57,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		reopen = sink.Reopen
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Reopen: reopen,
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -80,9 +81,33 @@ func (s *service) deadLetters() (*cdc.DeadLetters, error) {
 	}
 	topic := s.cfg.DeadLetters()
 	return &cdc.DeadLetters{
-		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Decode: deadletter.Decode,
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, Decode: deadletter.Decode,
 		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
 	}, nil
+}
+
+// check refuses to stream without dead letters while keys are parked from when there
+// were some: later events of theirs would pass those that wait.
+func (s *service) check() func(context.Context) error {
+	if s.cfg.Delivery.Poison == config.PoisonDeadLetter {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		lots, err := readLots(ctx, s.cfg, nil)
+		switch {
+		case errors.Is(err, kafka.ErrNoTopic):
+			return nil
+		case errors.Is(err, kafka.ErrNotAllowed):
+			s.log.Debug("whether keys are parked in the dead-letter topic is not known", "topic", s.cfg.DeadLetters(), "error", err)
+			return nil
+		case err != nil:
+			return err
+		case lots.ParkedKeys() > 0:
+			return cdc.Refuse("set delivery.poison to dead-letter, retry or discard what walpost dlq list prints, and then set it to stop; or set delivery.dead_letter_topic to another, which gives those events up",
+				"events of %d keys wait in dead-letter topic %s, and with delivery.poison stop later ones would pass them", lots.ParkedKeys(), s.cfg.DeadLetters())
+		}
+		return nil
+	}
 }
 
 func (s *service) close() {

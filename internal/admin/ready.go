@@ -29,13 +29,15 @@ func (c Condition) Ready() (string, error) {
 		return "standby", nil
 	case c.Pipeline.State != cdc.Streaming:
 		if c.Pipeline.Err != nil {
-			return "", fmt.Errorf("%s: %w", c.Pipeline.State, c.Pipeline.Err)
+			return "", fmt.Errorf("%s: %w", c.Pipeline.State, errors.Join(c.Pipeline.Err, c.Kafka))
 		}
 		return "", errors.New(string(c.Pipeline.State))
 	case c.Postgres != nil:
 		return "", c.Postgres
 	case c.Kafka != nil:
 		return "", c.Kafka
+	case c.Pipeline.Held:
+		return "", errors.New("held: as many events are dead or parked as delivery.max_dead_letters allows; walpost dlq list prints them")
 	}
 	lag := c.Pipeline.Lag(c.Now)
 	if lag > c.MaxLag && c.Now.Sub(c.Pipeline.LastAck) > stallTime {

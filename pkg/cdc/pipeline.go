@@ -33,10 +33,14 @@ type Config struct {
 	// them. Nil ends the pipeline at the first.
 	DeadLetters *DeadLetters
 
+	// Check, if not nil, is asked at each start from the checkpoint, once that is
+	// owned and before anything is handed over. An error ends the attempt.
+	Check func(context.Context) error
+
 	// Reopen makes a sink that has given up take records again, after done was
 	// called for all that it had. It is needed for DeadLetters of records that
 	// are refused after they were handed over; without it they end the
-	// pipeline.
+	// pipeline. A transactional sink does without: Acquire does the same.
 	Reopen func(context.Context) error
 
 	// DrainTimeout bounds the wait for records in flight when the pipeline
@@ -145,6 +149,7 @@ func NewPipeline(cfg Config) *Pipeline {
 		condemned: map[condemned]*PoisonError{},
 	}
 	p.done = p.delivered
+	p.letters.freed = make(chan struct{}, 1)
 	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
 }
@@ -169,8 +174,8 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case ctx.Err() != nil || isFinal(err):
 			return errors.Join(finalCause(ctx, err), p.drain(ctx, nil))
 		}
-		if p.received.Load() != before {
-			attempt = 0
+		if p.received.Load() != before || p.retracts() {
+			attempt = 0 // a row that was refused is dealt with next
 		}
 		streamed := p.Status().State == Streaming
 		p.setState(Connecting, err)

@@ -53,7 +53,7 @@ func (p *Pipeline) round(ctx context.Context) error {
 		}
 		return p.checkpoint(saving, stream)
 	})
-	g.Go(func() error { return p.attend(saving) })
+	g.Go(func() error { return p.attend(saving, stream) })
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
 			return drained
@@ -117,6 +117,24 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.ordinal, p.resumed = 0, p.tx != nil
 		return p.claim(ctx, false)
 	}
+	if err := p.acquire(ctx, start); err != nil {
+		return err
+	}
+	if p.cfg.Check != nil {
+		if err := p.cfg.Check(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.claim(ctx, true); err != nil {
+		return err
+	}
+	p.setTracker(p.newTracker(start.LSN))
+	p.reopen(start)
+	return nil
+}
+
+// acquire takes the checkpoint over, for a stream that begins at start.
+func (p *Pipeline) acquire(ctx context.Context, start Position) error {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	cp, err := p.cfg.Store.Acquire(ctx)
@@ -139,11 +157,6 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.saved = start
 	}
 	p.setCheckpoint(p.saved.LSN)
-	if err := p.claim(ctx, true); err != nil {
-		return err
-	}
-	p.setTracker(p.newTracker(start.LSN))
-	p.reopen(start)
 	return nil
 }
 

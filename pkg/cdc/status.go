@@ -33,6 +33,7 @@ type Status struct {
 	Failed      map[PoisonReason]int64 // events found to be poison, by reason
 	DeadLetters map[PoisonReason]int64 // of them, those that became dead letters
 	ParkedKeys  int                    // keys whose events wait behind a dead letter
+	Held        bool                   // nothing is taken, since as many events are dead or parked as may be
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
@@ -74,6 +75,24 @@ func (p *Pipeline) setState(state State, err error) {
 		p.status.CaughtUp = time.Now()
 	}
 	p.status.State, p.status.Err = state, err
+}
+
+// explain says why the stream is not open yet.
+func (p *Pipeline) explain(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State == Connecting {
+		p.status.Err = err
+	}
+}
+
+// setHeld reports whether that is news.
+func (p *Pipeline) setHeld(held bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news := p.status.Held != held
+	p.status.Held = held
+	return news
 }
 
 func (p *Pipeline) setTracker(t *Tracker) {

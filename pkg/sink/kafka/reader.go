@@ -79,8 +79,12 @@ func (r *Reader) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 	}
 }
 
-// ErrNoTopic is what ReadAll returns for a topic that does not exist.
-var ErrNoTopic = errors.New("topic does not exist")
+// ErrNoTopic and ErrNotAllowed are what ReadAll returns for a topic that does not
+// exist, or that the user may not see.
+var (
+	ErrNoTopic    = errors.New("topic does not exist")
+	ErrNotAllowed = errors.New("topic may not be read")
+)
 
 // ReadAll calls fn for each record from the first to what is the last one when
 // ReadAll is called, until fn fails. Unlike Fetch it waits for no outage.
@@ -128,6 +132,8 @@ func (r *Reader) bounds(ctx context.Context) (start, end int64, err error) {
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition) || err == nil && (!ok || !ok2):
 		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, ErrNoTopic)
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return 0, 0, fmt.Errorf("read topic %s: %w: %w", r.topic, ErrNotAllowed, err)
 	case err != nil:
 		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, err)
 	}
@@ -142,6 +148,9 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 	fetches := r.client.PollFetches(ctx)
 	if err := fetches.Err(); err != nil {
 		r.Close() // the next one begins at the same place
+		if errors.Is(err, kerr.TopicAuthorizationFailed) {
+			err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
+		}
 		return nil, fmt.Errorf("read topic %s: %w", r.topic, err)
 	}
 	recs := fetches.Records()
@@ -195,4 +204,24 @@ func logged(rec *kgo.Record) cdc.Logged {
 		r.Headers = append(r.Headers, cdc.Header{Key: h.Key, Value: h.Value})
 	}
 	return cdc.Logged{Record: r, Offset: rec.Offset}
+}
+
+// Trim implements [cdc.LetterLog]. It fails if the user may not delete records, or no
+// answer comes within 10 s.
+func (r *Reader) Trim(ctx context.Context, before int64) error {
+	if err := r.seek(r.next); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	var to kadm.Offsets
+	to.AddOffset(r.topic, r.partition, before, -1)
+	resp, err := kadm.NewClient(r.client).DeleteRecords(ctx, to)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("trim topic %s: %w", r.topic, err)
+	}
+	return nil
 }
