@@ -28,7 +28,7 @@ func newGraveyard(t *testing.T) *graveyard {
 	brokers := envtest.Kafka(t).Addrs()
 	g := &graveyard{stage: newStage(t, envtest.NewDatabase(t), brokers), dlq: envtest.Name(t) + ".dead", ids: map[string]string{}}
 	g.db.Exec(t, "ALTER TABLE outbox ALTER aggregateid DROP NOT NULL, ALTER aggregatetype DROP NOT NULL")
-	g.set("DELIVERY_POISON=dead-letter", "DELIVERY_DEAD_LETTER_TOPIC="+g.dlq, "CHECKPOINT_INTERVAL=100ms", "KAFKA_CREATE_TOPICS=true")
+	g.set("DELIVERY_POISON=dead-letter", "DELIVERY_DEAD_LETTER_TOPIC="+g.dlq, "DELIVERY_MAX_DEAD_LETTERS=1000000", "CHECKPOINT_INTERVAL=100ms", "KAFKA_CREATE_TOPICS=true")
 	return g
 }
 
