@@ -3,6 +3,7 @@ package cdc_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -27,6 +28,9 @@ type topics struct {
 	stalled map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
 	slow    time.Duration
 	logPace time.Duration // of each read of the log
+	trims   int           // how often it was to be trimmed
+
+	mayNotTrim bool
 	away    chan struct{} // if not nil, closed once the log can be read
 
 	fault     cdc.LetterKind // letters that are never answered for
@@ -125,6 +129,10 @@ func (c *topics) add(r *cdc.Record) {
 func (c *topics) Trim(_ context.Context, before int64) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.trims++
+	if c.mayNotTrim {
+		return errors.New("not allowed")
+	}
 	c.first = max(c.first, before)
 	return nil
 }

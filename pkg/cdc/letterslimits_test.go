@@ -168,6 +168,23 @@ func TestLettersSharedLog(t *testing.T) {
 	})
 }
 
+// Who may not trim the log goes on without, and does not try again and again.
+func TestLettersMayNotTrim(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a", "a"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.topics.mayNotTrim, m.topics.bad["a/0/A/1"] = true, true
+		m.start()
+		m.settle()
+		m.retryAll()
+		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if m.compare(never); m.topics.trims != 1 {
+			t.Errorf("tried %d times, want once", m.topics.trims)
+		}
+	})
+}
+
 // Letters that were void stay void in a log that begins in the midst of them.
 func TestLotsOfTrimmedLog(t *testing.T) {
 	claim := func(owner string) *cdc.Letter { return &cdc.Letter{Kind: cdc.LetterClaim, Slot: "s", Owner: owner} }
