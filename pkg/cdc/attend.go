@@ -70,10 +70,10 @@ func (p *Pipeline) follow(ctx context.Context, answer string) error {
 
 // covers reports whether the checkpoint lies behind a row.
 func (p *Pipeline) covers(pos rowPlace) bool {
-	p.saving.Lock()
-	defer p.saving.Unlock()
-	partial := p.saved.Partial
-	return pos.LSN < p.saved.LSN || pos.LSN == partial.CommitLSN && pos.ordinal <= partial.Rows
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	partial := p.durable.Partial
+	return pos.LSN < p.durable.LSN || pos.LSN == partial.CommitLSN && pos.ordinal <= partial.Rows
 }
 
 func (p *Pipeline) setJob(j *job) {

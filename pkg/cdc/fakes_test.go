@@ -36,6 +36,7 @@ type server struct {
 	opens     int
 	refuse    error // what Open returns
 	onBreak   func()
+	onReopen  func() // called at each Open but the first
 	hold      string // an end LSN whose commit never comes
 	unclean   error  // what a stopped stream ends with
 	grew      chan struct{}
@@ -56,6 +57,9 @@ func (s *server) Open(ctx context.Context, position func(context.Context, cdc.Po
 	s.mu.Lock()
 	s.opens++
 	refuse := s.refuse
+	if s.opens > 1 && s.onReopen != nil {
+		s.onReopen()
+	}
 	s.mu.Unlock()
 	if refuse != nil {
 		return nil, refuse

@@ -31,7 +31,7 @@ type topics struct {
 	trims   int           // how often it was to be trimmed
 
 	mayNotTrim bool
-	away    chan struct{} // if not nil, closed once the log can be read
+	away       chan struct{} // if not nil, closed once the log can be read
 
 	fault     cdc.LetterKind // letters that are never answered for
 	faultKept bool           // and are kept all the same
@@ -86,7 +86,11 @@ func cloneRecord(r *cdc.Record) cdc.Record {
 
 // Fetch implements cdc.LetterLog.
 func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
-	time.Sleep(c.logPace)
+	select {
+	case <-time.After(c.logPace):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	if c.away != nil {
 		select {
 		case <-c.away:

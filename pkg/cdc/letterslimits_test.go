@@ -32,17 +32,23 @@ func bothGuarantees(t *testing.T, txs []scriptTx, fn func(t *testing.T, m *mourn
 // to join them, the status says so, and a stop is clean. Once there is room the stream goes
 // on, and nothing is lost or out of order.
 func TestLettersHeld(t *testing.T) {
+	for _, restarts := range []int{0, 2} {
+		t.Run(fmt.Sprint(restarts, " restarts"), func(t *testing.T) { testHeld(t, restarts) })
+	}
+}
+
+func testHeld(t *testing.T, restarts int) {
 	txs := []scriptTx{{keys: []string{"a", "a", "b", "c", "b", "d"}, end: 10}}
 	bothGuarantees(t, txs, func(t *testing.T, m *mourner) {
 		m.limit = 3
 		for _, ev := range []string{"a/0/A/1", "b/0/A/3"} {
 			m.topics.bad[ev] = true // with a/2 behind the first
 		}
-		for range 2 {
+		for n := range restarts + 1 {
 			m.start()
 			time.Sleep(time.Minute)
-			if got := m.topics.events["c"]; !slices.Equal(got, []string{"c/0/A/4"}) || m.topics.events["d"] != nil {
-				t.Errorf("published %v and %v, want what is before the row that finds no room", got, m.topics.events["d"])
+			if got := m.topics.published("c"); !slices.Equal(got, []string{"c/0/A/4"}) || m.topics.published("d") != nil {
+				t.Errorf("published %v and %v, want what is before the row that finds no room", got, m.topics.published("d"))
 			}
 			if st := m.p.Status(); !st.Held || st.State != cdc.Streaming || st.Acknowledged >= 10 {
 				t.Errorf("status %+v, want it to be held", st)
@@ -50,12 +56,13 @@ func TestLettersHeld(t *testing.T) {
 			if list := m.topics.lots(t).List(); len(list) != 2 {
 				t.Errorf("%d lots, want 2", len(list))
 			}
+			if n == restarts {
+				break
+			}
 			if err := m.stop(); err != nil {
 				t.Errorf("Run() = %v", err)
 			}
 		}
-		m.start()
-		time.Sleep(time.Minute)
 		m.topics.set(func() { delete(m.topics.bad, "b/0/A/3") })
 		m.topics.request(cdc.Request{ID: "r", Action: cdc.Discard, Key: []byte("a"), WithParked: true})
 		m.settle()
@@ -73,30 +80,79 @@ func TestLettersHeld(t *testing.T) {
 	})
 }
 
-// A claim of another instance while the stream is broken is seen when it opens again, also
-// where no epoch tells: what is parked is read anew.
+// A claim of another instance while no stream is open is seen when one opens again, also
+// where no epoch tells, as with the slot store: what is parked is read anew.
 func TestLettersClaimedWhileBroken(t *testing.T) {
-	bothGuarantees(t, []scriptTx{{keys: []string{"b"}, end: 10}}, func(t *testing.T, m *mourner) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"b"}, end: 10})
 		m.start()
 		m.settle()
 		m.server.mu.Lock()
 		m.server.breaks["a/0/14/1"] = true
-		m.server.onBreak = func() {
+		m.server.onReopen = func() {
+			m.server.onReopen = nil
 			m.topics.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "s", Owner: "another"})
 			m.topics.write(&cdc.Letter{Kind: cdc.LetterDead, Slot: "s", Owner: "another", Event: &cdc.Record{Topic: "t", Key: []byte("a"), Partition: -1}})
 		}
 		m.server.mu.Unlock()
 		m.server.commit(scriptTx{keys: []string{"a", "b"}, end: 20})
 		m.settle()
-		time.Sleep(time.Minute)
 		if err := m.stop(); err != nil {
 			t.Error(err)
 		}
-		if got := m.topics.events["a"]; got != nil {
+		if got := m.topics.published("a"); got != nil {
 			t.Errorf("published %v behind the dead letter of another instance", got)
 		}
 		if list := m.topics.lots(t).List(); len(list) != 1 || list[0].Parked != 1 {
 			t.Errorf("lots %+v, want one with 1 parked", list)
+		}
+	})
+}
+
+// An answer is not trimmed while somebody may still look for it.
+func TestLettersAnswerStays(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.start()
+		m.settle()
+		m.retryAll()
+		m.settle()
+		answered := int64(m.topics.written() - 1)
+		for range 3 {
+			m.retryAll()
+			m.settle()
+		}
+		if first := m.topics.trimmed(); first > answered {
+			t.Errorf("trimmed up to %d, and the first answer at %d is gone", first, answered)
+		}
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The connection breaks after a request was answered and before that is read: the next
+// request knows what became of it.
+func TestLettersBreaksBehindAnswer(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a", "a"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.topics.bad["a/0/A/1"] = true
+		m.start()
+		m.settle()
+		m.topics.set(func() { clear(m.topics.bad); m.topics.logPace = 100 * time.Millisecond })
+		m.topics.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+		m.topics.request(cdc.Request{ID: "s", Action: cdc.Retry, All: true})
+		for m.topics.answer("r") == nil {
+			time.Sleep(time.Millisecond)
+		}
+		m.server.mu.Lock()
+		m.server.breaks["b/0/14/1"] = true
+		m.server.mu.Unlock()
+		m.server.commit(scriptTx{keys: []string{"b"}, end: 20})
+		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if n := m.compare(never); n != 0 || m.topics.answer("s").Lots != 0 {
+			t.Errorf("%d duplicates, and the second request found %d dead letters, want none", n, m.topics.answer("s").Lots)
 		}
 	})
 }
@@ -119,8 +175,8 @@ func TestLettersTrimmed(t *testing.T) {
 			m.settle()
 			time.Sleep(time.Hour)
 		}
-		if kept := int64(len(m.topics.letters)) - m.topics.first; kept > 30 {
-			t.Errorf("%d of %d letters are kept while one instance runs, want at most 30", kept, len(m.topics.letters))
+		if kept := m.topics.kept(); kept > 30 {
+			t.Errorf("%d of %d letters are kept while one instance runs, want at most 30", kept, m.topics.written())
 		}
 		tx := scriptTx{keys: []string{"b", "b"}, end: end + 10}
 		m.topics.set(func() { m.topics.bad[tx.event(0)] = true })
@@ -133,8 +189,8 @@ func TestLettersTrimmed(t *testing.T) {
 			m.start()
 			time.Sleep(time.Hour)
 		}
-		if kept := int64(len(m.topics.letters)) - m.topics.first; kept > 7 {
-			t.Errorf("%d of %d letters are kept, want what is open and the claims behind it", kept, len(m.topics.letters))
+		if kept := m.topics.kept(); kept > 7 {
+			t.Errorf("%d of %d letters are kept, want what is open and the claims behind it", kept, m.topics.written())
 		}
 		if list := m.topics.lots(t).List(); len(list) != 1 || list[0].Parked != 1 {
 			t.Errorf("lots %+v, want one with 1 parked", list)

@@ -103,9 +103,10 @@ type Pipeline struct {
 	saving sync.Mutex // held during a save
 	saved  Position   // guarded by saving
 
-	mu     sync.Mutex
-	status Status   // guarded by mu
-	acks   *Tracker // guarded by mu; set by Run's goroutine
+	mu      sync.Mutex
+	status  Status   // guarded by mu
+	durable Position // guarded by mu; saved, for who must not wait for a save
+	acks    *Tracker // guarded by mu; set by Run's goroutine
 
 	condemned map[condemned]*PoisonError // guarded by mu; events that are to become dead letters
 }
@@ -246,7 +247,7 @@ func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Parti
 		p.acks.Settle()
 	}
 	p.saved = pos
-	p.setCheckpoint(mark)
+	p.setCheckpoint(pos)
 	if s != nil {
 		s.Confirm(mark)
 	}

@@ -156,7 +156,7 @@ func (p *Pipeline) acquire(ctx context.Context, start Position) error {
 		}
 		p.saved = start
 	}
-	p.setCheckpoint(p.saved.LSN)
+	p.setCheckpoint(p.saved)
 	return nil
 }
 
@@ -210,10 +210,11 @@ func (p *Pipeline) checkpoint(ctx context.Context, s Stream) error {
 	}
 }
 
+// savedLSN does not wait for a save that is under way.
 func (p *Pipeline) savedLSN() LSN {
-	p.saving.Lock()
-	defer p.saving.Unlock()
-	return p.saved.LSN
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.durable.LSN
 }
 
 // supervise waits until the pipeline must stop. It then drains it while the

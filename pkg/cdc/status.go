@@ -101,10 +101,10 @@ func (p *Pipeline) setTracker(t *Tracker) {
 	p.acks = t
 }
 
-func (p *Pipeline) setCheckpoint(lsn LSN) {
+func (p *Pipeline) setCheckpoint(pos Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.status.Checkpoint = lsn
+	p.status.Checkpoint, p.durable = pos.LSN, pos
 }
 
 func (p *Pipeline) countFailed(reason PoisonReason) {
