@@ -52,7 +52,7 @@ const (
 	gcPercent = 50
 
 	// baseMemory is what the process needs beside its bounded buffers.
-	baseMemory = 32 << 20
+	baseMemory = 64 << 20
 )
 
 // limitMemory tells the collector what the process should stay below, unless

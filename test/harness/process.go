@@ -115,21 +115,22 @@ func (p *Process) watchMemory() {
 		case <-p.exited:
 			return
 		case <-ticker.C:
-			if n := highWater(p.cmd.Process.Pid); n > 0 {
+			if n := memory(p.cmd.Process.Pid, "VmHWM"); n > 0 {
 				p.peak.Store(n)
 			}
 		}
 	}
 }
 
-func highWater(pid int) int64 {
+// memory returns a line of the process's status, in bytes.
+func memory(pid int, name string) int64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0 // it has just ended
 	}
 	for line := range strings.Lines(string(status)) {
 		var kb int64
-		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+		if _, err := fmt.Sscanf(line, name+": %d kB", &kb); err == nil {
 			return kb << 10
 		}
 	}
@@ -161,12 +162,21 @@ func Ready(ctx context.Context, addr string) (int, string) {
 	return res.StatusCode, strings.TrimSpace(body.String())
 }
 
+// PollInterval is how often Eventually looks.
+const PollInterval = 20 * time.Millisecond
+
 // Eventually polls cond until it holds, and fails the test if it does not within
 // limit.
 func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool) {
 	t.Helper()
+	EventuallyEvery(t, PollInterval, limit, what, cond)
+}
+
+// EventuallyEvery is Eventually with an interval, for a cond that costs much.
+func EventuallyEvery(t testing.TB, interval, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for !cond() {
 		if time.Now().After(deadline) {

@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -41,6 +40,7 @@ type health struct {
 	log     *slog.Logger
 	metrics *metrics
 	budget  *budget
+	flight  flight
 	quit    <-chan struct{}
 
 	// In Unix ns; zero if it never was.
@@ -79,7 +79,7 @@ func (s *Sink) Healthy(ctx context.Context) error {
 		return err
 	}
 	if h.stalled(stallAfter) {
-		return errors.New("kafka: nothing was acknowledged for some time, for a reason not known")
+		return fmt.Errorf("kafka: nothing was acknowledged for some time, for a reason not known; the oldest event waits for %s", h.flight.oldest())
 	}
 	if since(&h.progress) < stallAfter {
 		return nil
@@ -119,6 +119,11 @@ func (h *health) ping(ctx context.Context, c *kgo.Client) error {
 	}
 	h.pinged, h.pingErr = time.Now(), err
 	return err
+}
+
+// curious reports whether the client library should be asked for details.
+func (h *health) curious() bool {
+	return h.stalled(curiousAfter) || h.flight.oldest().longerThan(stallAfter)
 }
 
 // stalled reports whether records are in flight, or a transaction is being ended,
@@ -162,8 +167,11 @@ func (h *health) suspect(err error) {
 	h.mu.Lock()
 	h.trouble, h.seen = fmt.Errorf("kafka: nothing is acknowledged: %w", err), time.Now()
 	h.mu.Unlock()
-	if h.stalled(curiousAfter) {
+	switch {
+	case h.stalled(curiousAfter):
 		h.warn("stalled", "nothing is acknowledged, holding records", "err", err, "hint", hintFor(err))
+	case h.flight.oldest().longerThan(stallAfter):
+		h.warn("partition", "a partition acknowledges nothing, holding its records", "err", err, "oldest", h.flight.oldest().String(), "hint", hintFor(err))
 	}
 }
 

@@ -29,9 +29,7 @@ func NewReopening(cfg Config) (*Reopening, error) {
 		return nil, err
 	}
 	r.sink.Store(s)
-	registerGauges(cfg.Registerer,
-		func() (records, bytes int64) { return r.sink.Load().budget.inFlight() },
-		func() bool { return r.sink.Load().health.connected() })
+	registerGauges(cfg.Registerer, r.sink.Load)
 	return r, nil
 }
 
