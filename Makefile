@@ -47,6 +47,10 @@ test-integration: ## Run walpost as a process between real servers
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion' ./test/integration
 
+.PHONY: bounds
+bounds: ## Memory under what is large, many or stuck, at full size; takes half an hour, 10 GB of disk and 4 GB of memory
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_BOUNDS=1 go test -count=1 -timeout 120m -v -run 'TestBounds' ./test/integration
+
 .PHONY: crash
 crash: ## Break everything around walpost FAULTS times; SEED and BLOCK do a run again
 	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
