@@ -51,7 +51,8 @@ const (
 	// allocated beside it is short-lived.
 	gcPercent = 50
 
-	// baseMemory is what the process needs beside its bounded buffers.
+	// baseMemory is what the process may need beside its bounded buffers, with thousands of
+	// topics. A limit below what is alive would leave the collector no rest.
 	baseMemory = 64 << 20
 )
 
