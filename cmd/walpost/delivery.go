@@ -105,6 +105,6 @@ func kafkaConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer)
 			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
 			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,
 		},
-		Logger: log, Registerer: reg,
+		Logger: log, Registerer: reg, TopicMet: func(topics int) { limitMemory(cfg.Delivery, topics) },
 	}, nil
 }

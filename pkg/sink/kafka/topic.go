@@ -121,6 +121,9 @@ func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
 	t := &topic{name: name, processed: s.metrics.processed.WithLabelValues(name)}
 	t.set(f)
 	s.topics.add(t)
+	if s.cfg.TopicMet != nil {
+		s.cfg.TopicMet(len(s.topics.known))
+	}
 	return t, nil
 }
 
