@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -48,7 +49,7 @@ func (s *stage) start() *instance {
 	n := len(s.instances)
 	i := &instance{pg: s.pgLinks[n%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", n+1)}
 	dsn := s.pgURL()
-	dsn.Host = i.pg.addr()
+	dsn.Host, dsn.User = i.pg.addr(), url.UserPassword(roleName, rolePassword)
 	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
 	for _, c := range choices {
 		env = append(env, "WALPOST_"+c.name+"="+c.values[s.rng.IntN(len(c.values))])

@@ -37,6 +37,7 @@ type event struct {
 	// What came of it; guarded by ledger.mu.
 	seen      int
 	at        int64 // append time of the first record, in Unix ms
+	visible   int64 // when a consumer could read it, in Unix ms
 	partition int32 // of all topics' partitions, counted through
 	offset    int64
 	lsn       cdc.LSN // commit, as the record's header has it
@@ -65,6 +66,7 @@ type repeat struct {
 type ledger struct {
 	topics     []string
 	partitions int32 // of each topic
+	committed  bool  // only records of committed transactions are read
 
 	mu       sync.Mutex
 	events   map[uuid.UUID]*event
@@ -158,8 +160,9 @@ func (l *ledger) fault(what string, at int64, format string, args ...any) {
 	}
 }
 
-// record takes a record from Kafka, in order within its partition. One that it has
-// had is left out: a consumer may go back when a leader moves.
+// record takes a record from Kafka, in order within its partition, also the markers
+// that end transactions, which are no events. One that it has had is left out: a
+// consumer may go back when a leader moves.
 func (l *ledger) record(rec *kgo.Record) {
 	at := rec.Timestamp.UnixMilli()
 	if rec.Attrs.TimestampType() != 1 { // not the broker's append time
@@ -172,6 +175,9 @@ func (l *ledger) record(rec *kgo.Record) {
 		return
 	}
 	l.ends[partition] = rec.Offset + 1
+	if rec.Attrs.IsControl() {
+		return
+	}
 	id, ev := l.find(rec)
 	if ev == nil {
 		l.fault(invented, at, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
@@ -183,6 +189,9 @@ func (l *ledger) record(rec *kgo.Record) {
 		return
 	}
 	ev.at, ev.partition, ev.offset = at, partition, rec.Offset
+	if ev.visible = at; l.committed {
+		ev.visible = max(at, time.Now().UnixMilli()) // it waited for the commit
+	}
 	ev.tx.left--
 	ev.tx.last = max(ev.tx.last, at)
 	if ev.key.last > ev.seq {
@@ -245,11 +254,11 @@ func header(rec *kgo.Record, name string) (string, bool) {
 	return "", false
 }
 
-// seen reports whether the event is in Kafka, and since when.
+// seen reports whether the event can be read from Kafka, and since when.
 func (l *ledger) seen(ev *event) (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.UnixMilli(ev.at), ev.seen > 0
+	return time.UnixMilli(ev.visible), ev.seen > 0
 }
 
 // counts returns how many events are committed, and how many of these are not in
@@ -265,7 +274,7 @@ func (l *ledger) counts() (committed, missing int) {
 	return len(l.events), missing
 }
 
-// records returns how many records were read of all topics.
+// records returns how many records were read of all topics, and markers.
 func (l *ledger) records() (n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -275,8 +284,8 @@ func (l *ledger) records() (n int64) {
 	return n
 }
 
-// committed returns how many events are.
-func (l *ledger) committed() int {
+// size returns how many events are committed.
+func (l *ledger) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.events)

@@ -1,0 +1,5 @@
+package crash
+
+var transactionFaults []fault
+
+var fakeTransactionFaults []fault
