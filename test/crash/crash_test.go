@@ -14,7 +14,7 @@ import (
 
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
 func TestCrash(t *testing.T) {
-	faults := slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide), tableFaults, spillFaults)
+	faults := slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide), pullFaults, tableFaults, spillFaults)
 	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
 		of := checkpointFaults
 		if exact {
@@ -151,19 +151,24 @@ func (s *stage) judge() verdict {
 // waitFor waits for a fault's moment, which must come soon.
 func (s *stage) waitFor(m moment) {
 	if m.large > 0 {
-		_ = s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
-			for left := m.large; left > 0; left -= 1000 {
-				if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}) // the server may be away after the fault before
+		_ = s.probe.write(s.t.Context(), largeRows(m.large)) // the server may be away after the fault before
 	} else {
 		from := s.ledger.size()
 		_ = s.until(3*time.Second, "events", func() bool { return s.ledger.size() >= from+m.events })
 	}
 	<-time.After(m.delay) // the moment is the test
+}
+
+// largeRows writes so many rows of the session's own keys.
+func largeRows(n int) func(ctx context.Context, t *txn) error {
+	return func(ctx context.Context, t *txn) error {
+		for left := n; left > 0; left -= 1000 {
+			if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // ended says that the fault is over.

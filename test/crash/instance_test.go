@@ -23,21 +23,25 @@ type instance struct {
 	asked bool // to end
 }
 
-// Settings that an instance may have; the seed chooses.
-var choices = []struct {
+// choice is a setting that an instance may have; the seed chooses.
+type choice struct {
 	name   string
 	values []string
-}{
+}
+
+var choices = []choice{
 	{"CHECKPOINT_INTERVAL", []string{"100ms", "1s", "3s"}},
 	{"DELIVERY_MAX_TX_MEMORY", []string{"64KiB", "1MiB", "8MiB"}},
 	{"DELIVERY_MAX_IN_FLIGHT_BYTES", []string{"1MiB", "24MiB"}},
 	{"DELIVERY_MAX_UNCONFIRMED_EVENTS", []string{"500", "1000000"}},
 	{"POSTGRES_PULL_ABOVE", []string{"16KiB", "1MiB", "32MiB"}}, // the least makes it pull again and again
 	{"POSTGRES_STATUS_INTERVAL", []string{"200ms", "5s"}},
+	{"KAFKA_TRANSACTION_TIMEOUT", []string{"2s", "1m"}}, // the least ends in many a fault
 }
 
-// start starts an instance.
-func (s *stage) start() *instance {
+// start starts an instance, with settings that take the place of those that the seed
+// chooses.
+func (s *stage) start(settings ...string) *instance {
 	s.t.Helper()
 	path, err := harness.Binary(binDir)
 	if err != nil {
@@ -54,7 +58,7 @@ func (s *stage) start() *instance {
 	for _, c := range choices {
 		env = append(env, "WALPOST_"+c.name+"="+c.values[s.rng.IntN(len(c.values))])
 	}
-	i.Process = harness.Start(s.t, path, env, "run")
+	i.Process = harness.Start(s.t, path, append(env, settings...), "run")
 	s.instances = append(s.instances, i)
 	return i
 }
@@ -143,7 +147,7 @@ func (s *stage) stop(i *instance) error {
 }
 
 // restart replaces the main instance, which has ended.
-func (s *stage) restart() { s.main = s.start() }
+func (s *stage) restart(settings ...string) { s.main = s.start(settings...) }
 
 // alive notes an instance that ended unasked, and replaces it.
 func (s *stage) alive() {

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"encoding/json"
+	"math"
 	"sort"
 	"sync"
 
@@ -42,7 +43,8 @@ func (c commits) ahead(s sample) bool {
 
 // progress follows the progress topic as a consumer of committed records.
 type progress struct {
-	slot string
+	slot    string
+	timed   bool // records have the broker's time
 
 	mu   sync.Mutex
 	all  commits            // guarded by mu
@@ -50,8 +52,10 @@ type progress struct {
 	end  int64              // read so far; guarded by mu
 }
 
-func newProgress(slot string) *progress {
-	return &progress{slot: slot, open: map[int64][]commit{}}
+// newProgress follows a slot. The in-process broker does not say when it has appended
+// a record, so that there nothing is found to be early.
+func newProgress(slot string, timed bool) *progress {
+	return &progress{slot: slot, timed: timed, open: map[int64][]commit{}}
 }
 
 func (p *progress) record(rec *kgo.Record) {
@@ -63,7 +67,9 @@ func (p *progress) record(rec *kgo.Record) {
 	p.end = rec.Offset + 1
 	if rec.Attrs.IsControl() {
 		for _, c := range p.open[rec.ProducerID] { // of what was aborted nothing came
-			c.at = rec.Timestamp.UnixMilli()
+			if c.at = math.MaxInt64; p.timed {
+				c.at = rec.Timestamp.UnixMilli()
+			}
 			p.all = append(p.all, c)
 		}
 		delete(p.open, rec.ProducerID)

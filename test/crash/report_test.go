@@ -15,6 +15,7 @@ const (
 	minEvents   = 500.0
 	minInFlight = 0.3
 	minResumes  = 0.01
+	minPulls    = 0.02 // of real servers
 )
 
 // maxRSS is the promise on memory.
@@ -53,6 +54,9 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	minimum(t, "events", v.events, minEvents*float64(faults))
 	minimum(t, "faults that hit records in flight", v.inFlight, minInFlight*float64(faults))
 	minimum(t, "resumes inside a transaction", s.resumes(), minResumes*float64(faults))
+	if s.real {
+		minimum(t, "instances that ended in a pull", s.pullsEnded(), minPulls*float64(faults))
+	}
 }
 
 func minimum(t *testing.T, what string, got int, want float64) {

@@ -89,7 +89,7 @@ const setupSQL = `
 // newStage starts a block's servers. Its table's shape comes from the seed.
 func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 	t.Helper()
-	s := &stage{mode: m, t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir(), progress: newProgress(slotName)}
+	s := &stage{mode: m, t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir(), progress: newProgress(slotName, m.real)}
 	s.rng = s.random(0)
 	s.rooted = s.rng.IntN(2) == 0
 	s.pg = envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{
