@@ -14,7 +14,8 @@ import (
 
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
 func TestCrash(t *testing.T) {
-	faults := slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide), pullFaults, tableFaults, spillFaults)
+	faults := slices.Concat(processFaults, clockFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
+		pullFaults, tableFaults, spillFaults)
 	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
 		of := checkpointFaults
 		if exact {

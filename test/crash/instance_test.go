@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -36,17 +37,16 @@ var choices = []choice{
 	{"DELIVERY_MAX_UNCONFIRMED_EVENTS", []string{"500", "1000000"}},
 	{"POSTGRES_PULL_ABOVE", []string{"16KiB", "1MiB", "32MiB"}}, // the least makes it pull again and again
 	{"POSTGRES_STATUS_INTERVAL", []string{"200ms", "5s"}},
-	{"KAFKA_TRANSACTION_TIMEOUT", []string{"2s", "1m"}}, // the least ends in many a fault
 }
+
+// transactionTimeouts are what exactly-once chooses from: the least ends in many a
+// fault.
+var transactionTimeouts = choice{"KAFKA_TRANSACTION_TIMEOUT", []string{"2s", "1m"}}
 
 // start starts an instance, with settings that take the place of those that the seed
 // chooses.
 func (s *stage) start(settings ...string) *instance {
 	s.t.Helper()
-	path, err := harness.Binary(binDir)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
@@ -55,10 +55,14 @@ func (s *stage) start(settings ...string) *instance {
 	dsn := s.pgURL()
 	dsn.Host, dsn.User = i.pg.addr(), url.UserPassword(roleName, rolePassword)
 	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
-	for _, c := range choices {
-		env = append(env, "WALPOST_"+c.name+"="+c.values[s.rng.IntN(len(c.values))])
+	chosen := choices
+	if s.exact {
+		chosen = append(slices.Clone(choices), transactionTimeouts)
 	}
-	i.Process = harness.Start(s.t, path, append(env, settings...), "run")
+	for _, c := range chosen {
+		env = append(env, "WALPOST_"+c.name+"="+one(s.rng, c.values...))
+	}
+	i.Process = harness.Start(s.t, s.binary, append(env, settings...), "run")
 	s.instances = append(s.instances, i)
 	return i
 }

@@ -71,6 +71,7 @@ type ledger struct {
 	mu       sync.Mutex
 	events   map[uuid.UUID]*event
 	pending  map[uuid.UUID]*event // in a commit under way
+	optional map[uuid.UUID]bool   // rows that may be events: their table became a partition later
 	repeats  []repeat
 	ends     []int64 // by partition of all topics, counted through: what was read
 	faults   []begun
@@ -115,7 +116,7 @@ const (
 func newLedger(topics []string, partitions int32) *ledger {
 	return &ledger{
 		topics: topics, partitions: partitions,
-		events: map[uuid.UUID]*event{}, pending: map[uuid.UUID]*event{}, wrong: map[string]int{},
+		events: map[uuid.UUID]*event{}, pending: map[uuid.UUID]*event{}, optional: map[uuid.UUID]bool{}, wrong: map[string]int{},
 		ends: make([]int64, len(topics)*int(partitions)),
 	}
 }
@@ -126,6 +127,15 @@ func (l *ledger) expect(ids []uuid.UUID, events []*event) {
 	defer l.mu.Unlock()
 	for i, id := range ids {
 		l.pending[id] = events[i]
+	}
+}
+
+// allow says that these rows may come, or not.
+func (l *ledger) allow(rows []row) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range rows {
+		l.optional[uuid.MustParse(r.id)] = true
 	}
 }
 
@@ -179,6 +189,9 @@ func (l *ledger) record(rec *kgo.Record) {
 		return
 	}
 	id, ev := l.find(rec)
+	if ev == nil && l.optional[id] {
+		return
+	}
 	if ev == nil {
 		l.fault(invented, at, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
 		return

@@ -43,6 +43,8 @@ type stage struct {
 	tmpfs  bool   // spill is a small file system of its own
 	rooted bool   // the publication publishes partitions as their root
 	lanes  int    // partitions of outbox_parts made so far
+	clock  *clock // of all instances
+	binary string
 	env    []string
 
 	ledger  *ledger
@@ -116,9 +118,22 @@ func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 		s.pgLinks[i] = newLink(t, "postgres")
 		s.pgLinks[i].to(t, s.pgURL().Host)
 	}
+	s.build()
 	s.configure()
 	s.makeRole()
 	return s
+}
+
+// build builds walpost with a clock that can be moved.
+func (s *stage) build() {
+	flag, err := clockOverlay(binDir)
+	if err == nil {
+		s.binary, err = harness.Binary(binDir, flag)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.clock = newClock(s.t)
 }
 
 // roleName is whom walpost runs as: the role that its init makes, with no more
@@ -126,14 +141,10 @@ func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 const roleName, rolePassword = "relay", "x"
 
 func (s *stage) makeRole() {
-	path, err := harness.Binary(binDir)
-	if err == nil {
-		err = os.MkdirAll(s.spillDir(), 0o700)
-	}
-	if err != nil {
+	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-	init := harness.Start(s.t, path, append([]string{"WALPOST_POSTGRES_DSN=" + s.dsn}, s.env...), "init", "--no-table", "--role", roleName)
+	init := harness.Start(s.t, s.binary, append([]string{"WALPOST_POSTGRES_DSN=" + s.dsn}, s.env...), "init", "--no-table", "--role", roleName)
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	if code, err := init.Wait(ctx); err != nil || code != 0 {
@@ -183,7 +194,10 @@ func (s *stage) configure() {
 		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
 		"WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
-		"WALPOST_DELIVERY_GUARANTEE=" + s.guarantee(), "WALPOST_CHECKPOINT_TOPIC=" + progressTopic,
+		clockVariable + "=" + s.clock.file.Name(),
+	}
+	if s.exact {
+		s.env = append(s.env, "WALPOST_DELIVERY_GUARANTEE="+exactlyOnce, "WALPOST_CHECKPOINT_TOPIC="+progressTopic)
 	}
 }
 

@@ -79,7 +79,7 @@ func judge(l *ledger, saved saves, reasons []interruption) verdict {
 			explained++
 			continue
 		}
-		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, clock(r.ev.at), clock(r.at))
+		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, timeOfDay(r.ev.at), timeOfDay(r.at))
 	}
 	v := verdict{events: len(l.events), repeated: explained, wrong: l.wrong, examples: l.examples}
 	for _, h := range hit {
@@ -98,4 +98,4 @@ func markHits(hit []bool, faults []begun, ev *event) {
 	}
 }
 
-func clock(ms int64) string { return time.UnixMilli(ms).Format("15:04:05.000") }
+func timeOfDay(ms int64) string { return time.UnixMilli(ms).Format("15:04:05.000") }
