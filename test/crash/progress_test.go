@@ -43,8 +43,8 @@ func (c commits) ahead(s sample) bool {
 
 // progress follows the progress topic as a consumer of committed records.
 type progress struct {
-	slot    string
-	timed   bool // records have the broker's time
+	slot  string
+	timed bool // records have the broker's time
 
 	mu   sync.Mutex
 	all  commits            // guarded by mu

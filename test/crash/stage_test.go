@@ -47,7 +47,7 @@ type stage struct {
 	binary string
 	env    []string
 
-	ledger  *ledger
+	ledger   *ledger
 	writer   *writer
 	sampler  *sampler
 	progress *progress // of exactly-once

@@ -238,7 +238,7 @@ func TestTimeouts(t *testing.T) {
 		})
 	}
 	var src Source
-	src.contact.Store(time.Now().Add(-maxQuiet - time.Second).UnixNano())
+	src.contact.Store(cdc.Stamp(time.Now().Add(-maxQuiet - time.Second)))
 	if src.Healthy() == nil {
 		t.Error("Healthy() = nil though the server is silent")
 	}
