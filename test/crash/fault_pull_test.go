@@ -12,10 +12,10 @@ import (
 
 // pullFaults end walpost at each step of a pull, and where the stream takes over.
 var pullFaults = []fault{
-	{"pull: ended while the slot is copied", 2, endedInPull(querying("pg_copy_logical_replication_slot"))},
+	{"pull: ended while the slot is copied", 3, endedInPull(querying("pg_copy_logical_replication_slot"))},
 	{"pull: ended while the copy is advanced", 2, endedInPull(querying("pg_replication_slot_advance"))},
-	{"pull: ended in a chunk", 3, endedInPull(querying("pg_logical_slot_get_binary_changes"))},
-	{"pull: ended where the stream takes over", 3, endedInPull(pulled)},
+	{"pull: ended in a chunk", 4, endedInPull(querying("pg_logical_slot_get_binary_changes"))},
+	{"pull: ended where the stream takes over", 4, endedInPull(pulled)},
 }
 
 // What walpost says where it begins to pull and where it has ended.

@@ -15,7 +15,7 @@ const (
 	minEvents   = 500.0
 	minInFlight = 0.3
 	minResumes  = 0.01
-	minPulls    = 0.02 // of real servers
+	minPulls    = 0.01 // of real servers
 )
 
 // maxRSS is the promise on memory.
