@@ -74,7 +74,14 @@ func TestCheckerOfCommits(t *testing.T) {
 		},
 		"another slot's": {func(s *saving) { s.arrive(1, 1); s.position("x", 250); s.mark(1, 2); s.arrive(2, 3) }, nil, ""},
 		"confirmed before it was written": {
-			func(s *saving) { s.arrive(1, 1); s.arrive(2, 2); s.position("s", 150); s.mark(1, 3); s.position("s", 250); s.mark(1, 4) },
+			func(s *saving) {
+				s.arrive(1, 1)
+				s.arrive(2, 2)
+				s.position("s", 150)
+				s.mark(1, 3)
+				s.position("s", 250)
+				s.mark(1, 4)
+			},
 			[]sample{{lsn: 250, ends: []int64{2}}}, ahead,
 		},
 		"confirmed and never committed": {
