@@ -1,8 +1,12 @@
 package kafka
 
 import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -119,5 +123,24 @@ func hintFor(err error) string {
 			return h.hint
 		}
 	}
-	return "check kafka.brokers, kafka.tls and the brokers themselves"
+	return cmp.Or(certificateHint(err), "check kafka.brokers, kafka.tls and the brokers themselves")
+}
+
+// certificateHint says what to do about a handshake in which one side has not taken
+// the other's certificate. It is empty for any other error.
+func certificateHint(err error) string {
+	var (
+		refused *tls.CertificateVerificationError
+		name    x509.HostnameError
+		alert   *net.OpError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "set kafka.tls.server_name, or the hosts of kafka.brokers and of the brokers' listeners, to what their certificates are for"
+	case errors.As(err, &refused):
+		return "check kafka.tls.ca_file, and the brokers' certificates"
+	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the other side
+		return "check kafka.tls.cert_file and kafka.tls.key_file: the broker ended the TLS handshake"
+	}
+	return ""
 }

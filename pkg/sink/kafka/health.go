@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,7 +189,7 @@ func (h *health) dataLoss(topic string, partition int32) {
 }
 
 // OnBrokerConnect implements [kgo.HookBrokerConnect].
-func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+func (h *health) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	select {
 	case <-h.quit:
 		return // Close breaks dials
@@ -201,7 +202,7 @@ func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 	h.failed()
 	h.metrics.retries.Inc()
 	h.suspect(err)
-	h.warn("connect", "connect to broker", "err", err, "hint", hintFor(err))
+	h.warn("connect", "connect to broker", "broker", net.JoinHostPort(broker.Host, strconv.Itoa(int(broker.Port))), "err", err, "hint", hintFor(err))
 }
 
 // OnBrokerE2E implements [kgo.HookBrokerE2E].
