@@ -124,7 +124,7 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 func (s *Source) connectError(err error) error {
 	var pgErr *pgconn.PgError
 	answered, hint := errors.As(err, &pgErr), certificateHint(err)
-	if !answered && hint == "" || s.connected.Load() && !(answered && pgErr.Code == codeInsufficientPrivilege) {
+	if !answered && hint == "" || s.connected.Load() && (!answered || pgErr.Code != codeInsufficientPrivilege) {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	where := fmt.Sprintf("role %q, database %q, %s:%d", s.conn.User, s.conn.Database, s.conn.Host, s.conn.Port)
