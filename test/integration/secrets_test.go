@@ -241,6 +241,6 @@ func (l *tightLipped) refusals() {
 	l.fails(2, "run", "--kafka.sasl.mechanism", "NTLM")
 	l.fails(2, "config", "--kafka.sasl.mechanism", "")
 	l.set("DELIVERY_POISON=stop")
-	l.write(tooLarge, "other", nil)
+	l.write(tooLarge, keySecret.String()+"5", nil)
 	l.fails(1, "run")
 }

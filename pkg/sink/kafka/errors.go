@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -36,6 +37,24 @@ func init() {
 	for _, e := range outages {
 		e.Retriable = true
 	}
+}
+
+// isForbidden reports whether a right is lacking.
+func isForbidden(err error) bool {
+	return errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed) ||
+		errors.Is(err, kerr.TransactionalIDAuthorizationFailed)
+}
+
+// fetchError returns the first error of a fetch that does not pass by itself. A
+// client that keeps retriable errors gives those that do, too: a right that is
+// lacking is among them, see outages.
+func fetchError(fetches kgo.Fetches) error {
+	for _, e := range fetches.Errors() {
+		if !kerr.IsRetriable(e.Err) || isForbidden(e.Err) {
+			return e.Err
+		}
+	}
+	return nil
 }
 
 // refusals are answers to a batch that no retry can change. They name no record:
@@ -102,9 +121,9 @@ var hints = []struct {
 }{
 	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
 	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
-	{kerr.TopicAuthorizationFailed, "allow the user to describe and write the topic"},
+	{kerr.TopicAuthorizationFailed, "allow the user to write the topic, and to read and write the progress and the dead-letter topic"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
-	{kerr.TransactionalIDAuthorizationFailed, "allow the user to describe and write the transactional id, which begins with " + transactionPrefix},
+	{kerr.TransactionalIDAuthorizationFailed, "allow the user to write the transactional id, which begins with " + transactionPrefix},
 	{kerr.InvalidTransactionTimeout, "lower kafka.transaction_timeout to at most the brokers' transaction.max.timeout.ms"},
 	{kerr.SaslAuthenticationFailed, "check kafka.sasl"},
 	{kerr.UnsupportedSaslMechanism, "check kafka.sasl.mechanism"},

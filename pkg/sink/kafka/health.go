@@ -54,7 +54,7 @@ type health struct {
 	lost atomic.Bool // no broker has answered since a connection failed
 
 	mu      sync.Mutex
-	holding error                // guarded by mu; why Produce waits for a topic
+	holding error                // guarded by mu; why nothing can be handed over
 	trouble error                // guarded by mu; why nothing is acknowledged, as far as is known
 	seen    time.Time            // guarded by mu; when trouble was last seen
 	warned  map[string]time.Time // guarded by mu
@@ -139,14 +139,19 @@ func (h *health) progressed(now time.Time) { h.progress.Store(now.UnixNano()) }
 
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
-	h.metrics.retries.Inc()
-	h.mu.Lock()
-	h.holding = fmt.Errorf("kafka: topic %s is not ready: %w", topic, err)
-	h.mu.Unlock()
+	h.block(fmt.Errorf("kafka: topic %s is not ready: %w", topic, err))
 	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", hintFor(err))
 }
 
-// release says that Produce waits no more.
+// block says why nothing can be handed over.
+func (h *health) block(why error) {
+	h.metrics.retries.Inc()
+	h.mu.Lock()
+	h.holding = why
+	h.mu.Unlock()
+}
+
+// release says that what was waited for is there.
 func (h *health) release() {
 	h.mu.Lock()
 	held := h.holding != nil
@@ -154,7 +159,7 @@ func (h *health) release() {
 	clear(h.warned)
 	h.mu.Unlock()
 	if held {
-		h.log.Info("topic is ready")
+		h.log.Info("what was waited for is ready")
 	}
 }
 

@@ -302,7 +302,7 @@ func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (f
 		err = configs[0].Err
 	}
 	switch {
-	case errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed):
+	case isForbidden(err):
 	case err != nil:
 		return facts{}, fmt.Errorf("describe settings of topic %s: %w", name, err)
 	case len(configs) != 1:
