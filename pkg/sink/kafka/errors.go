@@ -121,7 +121,7 @@ var hints = []struct {
 }{
 	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
 	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
-	{kerr.TopicAuthorizationFailed, "allow the user to write the topic, and to read and write the progress and the dead-letter topic"},
+	{kerr.TopicAuthorizationFailed, "allow the user to write the topic, and to read it if it is that of the checkpoints or of the dead letters"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
 	{kerr.TransactionalIDAuthorizationFailed, "allow the user to write the transactional id, which begins with " + transactionPrefix},
 	{kerr.InvalidTransactionTimeout, "lower kafka.transaction_timeout to at most the brokers' transaction.max.timeout.ms"},

@@ -131,7 +131,7 @@ func (s *Sink) meetAgain(ctx context.Context, t *topic) error {
 	if err == nil {
 		err = s.adjust(ctx, t, f)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNewClient) { // with which the topic is known
 		t.stale.Store(true)
 	}
 	return err
