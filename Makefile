@@ -45,7 +45,7 @@ test-integration: ## Run walpost as a process between real servers
 
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
-	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion' ./test/integration
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
 
 .PHONY: crash
 crash: ## Break everything around walpost FAULTS times; SEED and BLOCK do a run again

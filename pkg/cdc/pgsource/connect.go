@@ -43,6 +43,12 @@ const (
 	// for as long, one that is cut off from the network keeps the slot from a
 	// standby. Zero, the server's word for never, would keep it for ever.
 	maxSenderTimeout = 10 * time.Second
+
+	// maxDecodingMemory is the most logical_decoding_work_mem, in kB, that the stream's
+	// session has. The walsender works through what it keeps there only when the
+	// transaction ends or the memory is full: of a bulk job in another table it would
+	// keep a few hundred thousand rows, and what comes after would wait for them.
+	maxDecodingMemory = 4 << 10
 )
 
 // connectControl opens an ordinary session.
@@ -74,7 +80,10 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 		return nil, err
 	}
 	r := &replication{conn: conn, reader: reader}
-	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err == nil {
+		err = boundDecodingMemory(ctx, r.conn)
+	}
+	if err != nil {
 		closeConn(r.conn)
 		return nil, err
 	}
@@ -185,6 +194,16 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 		return 0, fmt.Errorf("set wal_sender_timeout: %w", err)
 	}
 	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// boundDecodingMemory makes the walsender hand over a large transaction in parts that are
+// small enough. A pull leaves the setting alone: its transactions are whole.
+func boundDecodingMemory(ctx context.Context, conn *pgconn.PgConn) error {
+	query := fmt.Sprintf("SELECT set_config(name, '%d', false) FROM pg_settings WHERE name = 'logical_decoding_work_mem' AND setting::bigint > %[1]d", maxDecodingMemory)
+	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
+		return fmt.Errorf("set logical_decoding_work_mem: %w", err)
+	}
+	return nil
 }
 
 // endWhenFrozen makes the server end the session when it has been idle for as
