@@ -67,8 +67,8 @@ lint: $(TOOLS)/golangci-lint ## Check the style rules
 	$(TOOLS)/golangci-lint run ./...
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities; needs the network
-	go run $(GOVULNCHECK) ./...
+vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities; needs the network
+	./test/vuln.sh
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format all code
@@ -84,3 +84,6 @@ help: ## Show this help
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+
+$(TOOLS)/govulncheck:
+	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

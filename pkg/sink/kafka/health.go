@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -56,7 +57,7 @@ type health struct {
 	lost atomic.Bool // no broker has answered since a connection failed
 
 	mu      sync.Mutex
-	holding error                // guarded by mu; why Produce waits for a topic
+	holding error                // guarded by mu; why nothing can be handed over
 	trouble error                // guarded by mu; why nothing is acknowledged, as far as is known
 	seen    time.Time            // guarded by mu; when trouble was last seen
 	warned  map[string]time.Time // guarded by mu
@@ -141,14 +142,19 @@ func (h *health) progressed(now time.Time) { h.progress.Store(cdc.Stamp(now)) }
 
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
-	h.metrics.retries.Inc()
-	h.mu.Lock()
-	h.holding = fmt.Errorf("kafka: topic %s is not ready: %w", topic, err)
-	h.mu.Unlock()
+	h.block(fmt.Errorf("kafka: topic %s is not ready: %w", topic, err))
 	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", hintFor(err))
 }
 
-// release says that Produce waits no more.
+// block says why nothing can be handed over.
+func (h *health) block(why error) {
+	h.metrics.retries.Inc()
+	h.mu.Lock()
+	h.holding = why
+	h.mu.Unlock()
+}
+
+// release says that what was waited for is there.
 func (h *health) release() {
 	h.mu.Lock()
 	held := h.holding != nil
@@ -156,7 +162,7 @@ func (h *health) release() {
 	clear(h.warned)
 	h.mu.Unlock()
 	if held {
-		h.log.Info("topic is ready")
+		h.log.Info("what was waited for is ready")
 	}
 }
 
@@ -191,7 +197,7 @@ func (h *health) dataLoss(topic string, partition int32) {
 }
 
 // OnBrokerConnect implements [kgo.HookBrokerConnect].
-func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+func (h *health) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	select {
 	case <-h.quit:
 		return // Close breaks dials
@@ -204,7 +210,7 @@ func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 	h.failed()
 	h.metrics.retries.Inc()
 	h.suspect(err)
-	h.warn("connect", "connect to broker", "err", err, "hint", hintFor(err))
+	h.warn("connect", "connect to broker", "broker", net.JoinHostPort(broker.Host, strconv.Itoa(int(broker.Port))), "err", err, "hint", hintFor(err))
 }
 
 // OnBrokerE2E implements [kgo.HookBrokerE2E].
