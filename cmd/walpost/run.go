@@ -54,11 +54,12 @@ const (
 	// allocated beside it is short-lived.
 	gcPercent = 50
 
-	// baseMemory is what the process needs beside its bounded buffers and topicMemory
-	// what it needs for a topic. A limit below what is alive would leave the collector
-	// no rest.
-	baseMemory  = 32 << 20
-	topicMemory = 4 << 10
+	// baseMemory is what the process needs beside its bounded buffers, topicMemory what it
+	// needs for a topic, and maxTopicMemory where that ends: with a limit near what is
+	// alive the collector would do nothing else, and fall behind at that.
+	baseMemory     = 32 << 20
+	topicMemory    = 16 << 10
+	maxTopicMemory = 32 << 20
 
 	// topicStep is for how many topics more the limit is raised: to do so stops the
 	// process for a moment.
@@ -71,5 +72,6 @@ func limitMemory(cfg config.Delivery, topics int) {
 	if topics%topicStep != 0 || os.Getenv("GOMEMLIMIT") != "" {
 		return
 	}
-	debug.SetMemoryLimit(int64(cfg.MaxInFlightBytes) + int64(cfg.MaxTxMemory) + baseMemory + topicMemory*int64(topics))
+	buffers := int64(cfg.MaxInFlightBytes) + int64(cfg.MaxTxMemory)
+	debug.SetMemoryLimit(buffers + baseMemory + min(topicMemory*int64(topics), maxTopicMemory))
 }
