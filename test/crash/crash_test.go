@@ -15,7 +15,7 @@ import (
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
 func TestCrash(t *testing.T) {
 	runBlocks(t, *faultCount, true, slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
-		checkpointFaults, tableFaults, spillFaults))
+		checkpointFaults, tableFaults, spillFaults, limitFaults))
 }
 
 // TestCrashBroker breaks an in-process broker, in ways that a single real one

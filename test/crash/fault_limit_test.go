@@ -3,7 +3,6 @@ package crash
 import (
 	"context"
 	"math/rand/v2"
-	"strconv"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -12,14 +11,14 @@ import (
 // limitFaults change what a topic takes.
 var limitFaults = []fault{{"broker: smaller batches only", 3, smallerBatches}}
 
-// smallestLimit is more than any event takes by itself.
-const smallestLimit = 40_000
+// smallestLimit is a little more than the largest event takes by itself.
+const smallestLimit = "36000"
 
 // smallerBatches makes a broker refuse the batches that it took before, for a while.
 // None of their events is poison.
 func smallerBatches(ctx context.Context, s *stage, r *rand.Rand) error {
 	topic := one(r, s.ledger.topics...)
-	limit := strconv.Itoa(smallestLimit + r.IntN(20_000))
+	limit := smallestLimit
 	alter := func(c kadm.AlterConfig) error {
 		res, err := s.sampler.admin.AlterTopicConfigs(ctx, []kadm.AlterConfig{c}, topic)
 		for _, one := range res {
