@@ -10,6 +10,7 @@ FUZZTIME      ?= 5s
 FAULTS        ?= 100
 SEED          ?=
 BLOCK         ?= 0
+GUARANTEE     ?= at-least-once
 
 ##@ Use
 
@@ -48,8 +49,8 @@ proof: ## The heavy promises with a million events in each shape, on real server
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
 
 .PHONY: crash
-crash: ## Break everything around walpost FAULTS times; SEED and BLOCK do a run again
-	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
+crash: ## Break everything around walpost FAULTS times, with GUARANTEE; SEED and BLOCK do a run again
+	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee $(GUARANTEE) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
 
 .PHONY: mutants
 mutants: ## Plant faults in a copy of walpost, and show that the tests see each

@@ -93,7 +93,7 @@ type Pipeline struct {
 	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
-	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+	acked    atomic.Int64  // when a record was last acknowledged, as Stamp
 	gaveUp   atomic.Bool   // the sink has given up some record
 
 	saving sync.Mutex // held during a save
@@ -237,7 +237,7 @@ func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Parti
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
 	}
 	if p.cfg.Transactional {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		p.acks.Settle()
 	}
 	p.saved = pos
@@ -306,7 +306,7 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		r.batch.done(err)
 	}
 	if err == nil {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		if r.tx != nil {
 			r.tx.Ack()
 		}

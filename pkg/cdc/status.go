@@ -56,8 +56,8 @@ func (p *Pipeline) Status() Status {
 	s := p.status
 	s.Failed, s.DeadLetters = maps.Clone(s.Failed), maps.Clone(s.DeadLetters)
 	s.Received = LSN(p.received.Load())
-	if ns := p.acked.Load(); ns > 0 {
-		s.LastAck = time.Unix(0, ns)
+	if at := p.acked.Load(); at != 0 {
+		s.LastAck = Stamped(at)
 	}
 	if p.acks != nil {
 		s.Acknowledged, _ = p.acks.Watermark()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"strconv"
 	"sync"
@@ -13,6 +14,8 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/walpost/walpost/pkg/cdc"
 )
 
 const (
@@ -44,7 +47,7 @@ type health struct {
 	budget  *budget
 	quit    <-chan struct{}
 
-	// In Unix ns; zero if it never was.
+	// As [cdc.Stamp]; zero if it never was.
 	progress atomic.Int64 // a record was acknowledged, or was the first in flight
 	contact  atomic.Int64 // a broker answered
 	inited   atomic.Int64 // a request for a producer id was answered
@@ -96,7 +99,7 @@ func (h *health) problem() error {
 	switch {
 	case h.holding != nil:
 		return h.holding
-	case stalled && h.seen.UnixNano() >= h.progress.Load() && h.trouble != nil:
+	case stalled && cdc.Stamp(h.seen) >= h.progress.Load() && h.trouble != nil:
 		return h.trouble
 	}
 	return nil
@@ -135,7 +138,7 @@ func (h *health) connected() bool {
 	return h.contact.Load() > 0 && (!h.lost.Load() || since(&h.contact) < stallAfter)
 }
 
-func (h *health) progressed(now time.Time) { h.progress.Store(now.UnixNano()) }
+func (h *health) progressed(now time.Time) { h.progress.Store(cdc.Stamp(now)) }
 
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
@@ -235,11 +238,11 @@ func (h *health) slowDown() {
 		case <-h.quit:
 		}
 	}
-	h.inited.Store(time.Now().UnixNano())
+	h.inited.Store(cdc.Stamp(time.Now()))
 }
 
 func (h *health) answered() {
-	h.contact.Store(time.Now().UnixNano())
+	h.contact.Store(cdc.Stamp(time.Now()))
 	if h.lost.Swap(false) {
 		h.metrics.reconnects.Inc()
 		h.log.Info("broker answers again")
@@ -252,4 +255,11 @@ func (h *health) failed() {
 	}
 }
 
-func since(ns *atomic.Int64) time.Duration { return time.Since(time.Unix(0, ns.Load())) }
+// since returns how long ago a stamp was, the longest time if it never was.
+func since(stamp *atomic.Int64) time.Duration {
+	at := stamp.Load()
+	if at == 0 {
+		return math.MaxInt64
+	}
+	return time.Since(cdc.Stamped(at))
+}
