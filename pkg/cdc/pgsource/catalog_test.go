@@ -242,4 +242,16 @@ func TestTimeouts(t *testing.T) {
 	if src.Healthy() == nil {
 		t.Error("Healthy() = nil though the server is silent")
 	}
+	src.contact.Store(time.Now().UnixNano())
+	st, r := new(Stream), new(socketReader)
+	st.repl.Store(&replication{reader: r})
+	src.running.Store(st)
+	r.lastRead.Store(time.Now().Add(-maxQuiet - time.Second).UnixNano())
+	if err := src.Healthy(); err != nil {
+		t.Errorf("Healthy() = %v while nobody reads", err)
+	}
+	r.reading.Store(true)
+	if src.Healthy() == nil {
+		t.Error("Healthy() = nil though the stream is silent")
+	}
 }

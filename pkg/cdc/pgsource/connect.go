@@ -35,6 +35,10 @@ const (
 const (
 	connectTimeout = 10 * time.Second
 
+	// dialTimeout bounds a dial alone: one whose first packets were lost would be
+	// tried again by the kernel later and later.
+	dialTimeout = 3 * time.Second
+
 	// closeTimeout bounds the goodbye to a server that does not listen.
 	closeTimeout = time.Second
 
@@ -43,6 +47,15 @@ const (
 	// standby. Zero, the server's word for never, would keep it for ever.
 	maxSenderTimeout = 10 * time.Second
 )
+
+// impatient bounds dials.
+func impatient(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
+}
 
 // connectControl opens an ordinary session.
 func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
@@ -73,7 +86,11 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 		return nil, err
 	}
 	r := &replication{conn: conn, reader: reader}
-	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+	err = answered(ctx, func(ctx context.Context) (err error) {
+		r.senderTimeout, err = setSenderTimeout(ctx, r.conn)
+		return err
+	})
+	if err != nil {
 		closeConn(r.conn)
 		return nil, err
 	}

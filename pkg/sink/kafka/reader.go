@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -11,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 const (
@@ -29,9 +31,9 @@ type Reader struct {
 	topic     string
 	partition int32
 
-	client *kgo.Client // nil before the first use
-	next   int64       // the offset that client reads on from
-	warned time.Time
+	client  *kgo.Client // nil before the first use
+	next    int64       // the offset that client reads on from
+	repeats circuit.Repeats
 }
 
 // NewReader returns a Reader, or all problems of cfg. It does not dial. The Reader
@@ -172,10 +174,7 @@ func (r *Reader) seek(from int64) error {
 }
 
 func (r *Reader) warn(err error) {
-	if time.Since(r.warned) > warnInterval {
-		r.warned = time.Now()
-		r.cfg.Logger.Warn("topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
-	}
+	r.repeats.Log(r.cfg.Logger, slog.LevelWarn, "read", "topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
 }
 
 func wait(ctx context.Context, d time.Duration) error {
