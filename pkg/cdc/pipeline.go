@@ -85,7 +85,8 @@ type Pipeline struct {
 	repeats circuit.Repeats
 	down    time.Time // since when nothing streams, zero if it does; owned by Run's goroutine, and while a stream runs by prove
 	opened  time.Time // when the last stream was; owned by Run's goroutine
-	broke   error     // why it ended, if it ended soon; owned by Run's goroutine
+	brief   bool      // it ended soon; owned by Run's goroutine
+	broke   error     // why it did, if the one before had ended soon too; owned by Run's goroutine
 
 	txn transaction // of a transactional sink
 

@@ -19,8 +19,8 @@ const (
 	maxRetry = 3 * time.Second
 
 	// probation is how long a stream must live for its circuit to be closed, if the
-	// one before did not live as long. The first that breaks is not held against
-	// its successor.
+	// two before it did not live as long. One that breaks is not held against its
+	// successor.
 	probation = 5 * time.Second
 )
 
@@ -28,8 +28,10 @@ const (
 func (p *Pipeline) ended(cause error) time.Duration {
 	msg := "stream cannot be opened yet"
 	if p.Status().State == Streaming {
-		msg, p.broke = "stream interrupted", nil
-		if time.Since(p.opened) < probation {
+		msg = "stream interrupted"
+		before := p.brief
+		p.brief, p.broke = time.Since(p.opened) < probation, nil
+		if before && p.brief {
 			p.broke = cause
 		}
 	}
@@ -43,7 +45,7 @@ func (p *Pipeline) ended(cause error) time.Duration {
 	return delay
 }
 
-// prove closes the circuit: at once, or if the last stream did not live long, when
+// prove closes the circuit: at once, or if the last streams did not live long, when
 // this one has.
 func (p *Pipeline) prove(ctx context.Context, start LSN, resumed bool) error {
 	if p.broke != nil {

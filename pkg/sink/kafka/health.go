@@ -2,7 +2,6 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -118,7 +117,11 @@ func (s *Sink) judge(ctx context.Context) error {
 		return err
 	}
 	if h.stalled(stallAfter) {
-		return errors.New("kafka: nothing was acknowledged for some time, for a reason not known")
+		why := "for a reason not known"
+		if since(&h.contact) > stallAfter {
+			why = "and no broker has answered"
+		}
+		return fmt.Errorf("kafka: nothing was acknowledged for %s, %s", since(&h.progress).Round(time.Second), why)
 	}
 	if since(&h.progress) < stallAfter {
 		return nil
@@ -170,7 +173,7 @@ func (h *health) judged(err error) {
 		h.log.Info("Kafka takes records again")
 	case err != nil && before == circuit.Closed:
 		h.circuit.Fail()
-		h.warn("circuit", "Kafka takes no records", "err", err)
+		h.log.Warn("Kafka takes no records", "err", err)
 	}
 }
 
