@@ -258,12 +258,14 @@ func (k *sick) postgresTroubles(t *testing.T, spill string) []trouble {
 			end: func() error { return lock.Rollback(ctx) },
 		},
 		{
-			name: "spill folder gone", component: "postgres", reason: "spill", steady: true,
+			name: "spill folder gone", idle: true, component: "postgres", reason: "spill", steady: true,
 			begin: func() error {
 				if err := os.Remove(spill); err != nil {
 					return err
 				}
-				_, err := k.db.Connect(t).Exec(ctx, "INSERT INTO outbox SELECT e.* FROM generate_series(1000000, 1005000) i, event(i) e")
+				const rows = 5000 // more than the memory for a transaction
+				_, err := k.conn.Exec(ctx, "INSERT INTO outbox SELECT e.* FROM generate_series($1::bigint, $2::bigint) i, event(i) e", k.next, k.next+rows)
+				k.next += rows + 1
 				return err
 			},
 			end: func() error { return os.Mkdir(spill, 0o700) },
@@ -284,32 +286,36 @@ func (k *sick) kafkaTroubles(t *testing.T) []trouble {
 
 // networkTroubles are the same to both sides.
 func (k *sick) networkTroubles() []trouble {
+	both := []harness.Direction{harness.ToServer, harness.ToWalpost}
 	var all []trouble
-	for component, link := range map[string]*harness.Link{"postgres": k.pgLink, "kafka": k.kafkaLnk} {
-		for _, idle := range []bool{false, true} {
-			for way, directions := range map[string][]harness.Direction{
-				"": {harness.ToServer, harness.ToWalpost}, " to the server": {harness.ToServer}, " to walpost": {harness.ToWalpost},
-			} {
-				if idle && way == "" {
-					continue
-				}
-				tr := trouble{
-					name: "black hole" + way + ", " + component, idle: idle, reason: component, limit: networkLimit,
-					begin: func() error { return link.Swallow(directions...) }, end: link.Heal,
-				}
-				if component == "kafka" {
-					tr.component = component // that of Postgres opens when the stream is given up
-				}
-				if idle {
-					tr.name += ", idle"
-				}
-				all = append(all, tr)
+	for _, side := range []struct {
+		component string
+		link      *harness.Link
+	}{{"postgres", k.pgLink}, {"kafka", k.kafkaLnk}} {
+		add := func(name string, idle bool, begin, end func() error) {
+			tr := trouble{name: name + ", " + side.component, idle: idle, reason: side.component, limit: networkLimit, begin: begin, end: end}
+			if idle {
+				tr.name += ", idle"
 			}
+			if side.component == "kafka" {
+				tr.component = "kafka" // that of Postgres opens only when the stream is given up
+			}
+			all = append(all, tr)
 		}
-		all = append(all, trouble{
-			name: "refused, " + component, component: component, reason: "connect", limit: networkLimit,
-			begin: link.Refuse, end: link.Accept,
-		})
+		hole := func(directions ...harness.Direction) func() error {
+			return func() error { return side.link.Swallow(directions...) }
+		}
+		add("black hole", false, hole(both...), side.link.Heal)
+		for _, idle := range []bool{false, true} {
+			add("black hole to the server", idle, hole(harness.ToServer), side.link.Heal)
+			add("black hole to walpost", idle, hole(harness.ToWalpost), side.link.Heal)
+		}
+		add("refused", false, side.link.Refuse, side.link.Accept)
+	}
+	for i := range all {
+		if strings.HasPrefix(all[i].name, "refused") {
+			all[i].reason = "connect"
+		}
 	}
 	return all
 }
