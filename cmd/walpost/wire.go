@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -138,8 +139,12 @@ func (s *service) circuits() map[string]circuit.State {
 }
 
 func (s *service) ready(ctx context.Context) (string, error) {
+	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
+	if s.letters != nil && status.State != cdc.Streaming { // for which they must be read first
+		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
+	}
 	return admin.Condition{
-		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: s.sink.Healthy(ctx),
+		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }

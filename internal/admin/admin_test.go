@@ -36,6 +36,7 @@ func TestReady(t *testing.T) {
 		{name: "Standby", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Standby: true, Kafka: errors.New("away")}, word: "standby"},
 		{name: "Connecting", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}}, err: "connecting"},
 		{name: "Broken", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting, Err: errors.New("reset")}}, err: "connecting: reset"},
+		{name: "ConnectingWithoutKafka", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Kafka: errors.New("away")}, err: "connecting: away"},
 		{name: "Stopping", c: Condition{Pipeline: cdc.Status{State: cdc.Stopping}}, err: "stopping"},
 		{name: "Postgres", c: Condition{Pipeline: live, Postgres: errors.New("postgres: no answer"), Kafka: errors.New("away")}, err: "postgres: no answer"},
 		{name: "Kafka", c: Condition{Pipeline: live, Kafka: errors.New("kafka: away")}, err: "kafka: away"},

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
@@ -33,8 +34,8 @@ func (c Condition) Ready() (string, error) {
 	case c.Standby:
 		return "standby", nil
 	case c.Pipeline.State != cdc.Streaming:
-		if c.Pipeline.Err != nil {
-			return "", fmt.Errorf("%s: %w", c.Pipeline.State, c.Pipeline.Err)
+		if err := cmp.Or(c.Pipeline.Err, c.Kafka); err != nil { // Kafka is asked for the position, too
+			return "", fmt.Errorf("%s: %w", c.Pipeline.State, err)
 		}
 		return "", errors.New(string(c.Pipeline.State))
 	case c.Pipeline.Circuit != circuit.Closed && c.Pipeline.Err != nil:

@@ -103,11 +103,11 @@ type Pipeline struct {
 	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
-	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+	acked    atomic.Int64  // when a record was last acknowledged, as Stamp
 	gaveUp   atomic.Bool   // the sink has given up some record
 
 	saving      sync.Mutex   // held during a save
-	savingSince atomic.Int64 // when it began, in Unix ns; zero if none is under way
+	savingSince atomic.Int64 // when it began, as Stamp; zero if none is under way
 	saved       Position     // guarded by saving
 
 	mu     sync.Mutex
@@ -241,13 +241,13 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 // be held.
 func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
 	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
-	p.savingSince.Store(time.Now().UnixNano())
+	p.savingSince.Store(Stamp(time.Now()))
 	defer p.savingSince.Store(0)
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
 	}
 	if p.cfg.Transactional {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		p.acks.Settle()
 	}
 	p.saved = pos
@@ -316,7 +316,7 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		r.batch.done(err)
 	}
 	if err == nil {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		if r.tx != nil {
 			r.tx.Ack()
 		}

@@ -65,11 +65,11 @@ func (p *Pipeline) Status() Status {
 	s.Failed, s.DeadLetters = maps.Clone(s.Failed), maps.Clone(s.DeadLetters)
 	s.Circuit = p.circuit.State()
 	s.Received = LSN(p.received.Load())
-	if ns := p.savingSince.Load(); ns > 0 {
-		s.Saving = time.Unix(0, ns)
+	if at := p.savingSince.Load(); at != 0 {
+		s.Saving = Stamped(at)
 	}
-	if ns := p.acked.Load(); ns > 0 {
-		s.LastAck = time.Unix(0, ns)
+	if at := p.acked.Load(); at != 0 {
+		s.LastAck = Stamped(at)
 	}
 	if p.acks != nil {
 		s.Acknowledged, _ = p.acks.Watermark()

@@ -25,13 +25,15 @@ var (
 	errBuild  error
 )
 
-// Binary builds walpost once a test process, as a release is built, and returns
-// its path. The file lives in the folder of the first test that asks for it: ask
-// in TestMain's stead by passing a folder that outlives them all.
-func Binary(dir string) (string, error) {
+// Binary builds walpost once a test process, as a release is built but for the
+// flags that are given, and returns its path. The file lives in the folder of the
+// first test that asks for it: ask in TestMain's stead by passing a folder that
+// outlives them all.
+func Binary(dir string, flags ...string) (string, error) {
 	buildOnce.Do(func() {
 		binary = filepath.Join(dir, "walpost")
-		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/walpost/walpost/cmd/walpost") //nolint:noctx // bounded by the test's own timeout
+		args := append([]string{"build", "-trimpath", "-o", binary}, flags...)
+		cmd := exec.Command("go", append(args, "github.com/walpost/walpost/cmd/walpost")...) //nolint:noctx // bounded by the test's own timeout
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			errBuild = fmt.Errorf("build walpost: %w\n%s", err, out)

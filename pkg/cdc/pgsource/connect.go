@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -46,6 +47,12 @@ const (
 	// for as long, one that is cut off from the network keeps the slot from a
 	// standby. Zero, the server's word for never, would keep it for ever.
 	maxSenderTimeout = 10 * time.Second
+
+	// maxDecodingMemory is the most logical_decoding_work_mem, in kB, that the stream's
+	// session has. The walsender works through what it keeps there only when the
+	// transaction ends or the memory is full: of a bulk job in another table it would
+	// keep a few hundred thousand rows, and what comes after would wait for them.
+	maxDecodingMemory = 4 << 10
 )
 
 // impatient bounds dials.
@@ -87,8 +94,10 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 	}
 	r := &replication{conn: conn, reader: reader}
 	err = answered(ctx, func(ctx context.Context) (err error) {
-		r.senderTimeout, err = setSenderTimeout(ctx, r.conn)
-		return err
+		if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+			return err
+		}
+		return boundDecodingMemory(ctx, r.conn)
 	})
 	if err != nil {
 		closeConn(r.conn)
@@ -139,10 +148,14 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 // session was had, everything may pass: credentials are known to be right.
 func (s *Source) connectError(err error) error {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || s.connected.Load() && pgErr.Code != codeInsufficientPrivilege {
+	answered, hint := errors.As(err, &pgErr), certificateHint(err)
+	if !answered && hint == "" || s.connected.Load() && (!answered || pgErr.Code != codeInsufficientPrivilege) {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	where := fmt.Sprintf("role %q, database %q, %s:%d", s.conn.User, s.conn.Database, s.conn.Host, s.conn.Port)
+	if !answered {
+		return cdc.Refuse(hint, "connect to Postgres (%s): %w", where, err)
+	}
 	switch pgErr.Code {
 	case codeInsufficientPrivilege:
 		return cdc.Refuse("ALTER ROLE "+pgx.Identifier{s.conn.User}.Sanitize()+" REPLICATION, or what your provider has in its place",
@@ -153,6 +166,27 @@ func (s *Source) connectError(err error) error {
 		return cdc.Refuse("name the outbox's database in postgres.dsn", "connect to Postgres (%s): %w", where, pgErr)
 	}
 	return fmt.Errorf("connect to Postgres (%s): %w", where, err)
+}
+
+// certificateHint says what to do about a handshake in which one side has not taken
+// the other's certificate. It is empty for any other error.
+func certificateHint(err error) string {
+	var (
+		refused   *tls.CertificateVerificationError
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		name      x509.HostnameError
+		alert     *net.OpError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "connect to a host that the server's certificate is for, or give the server one for this host"
+	case errors.As(err, &refused), errors.As(err, &authority), errors.As(err, &invalid):
+		return "check sslrootcert in postgres.dsn, and the server's certificate"
+	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the other side
+		return "check sslcert and sslkey in postgres.dsn: the server ended the TLS handshake"
+	}
+	return ""
 }
 
 // setSenderTimeout returns the session's wal_sender_timeout, which it bounds. It leaves
@@ -176,6 +210,16 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 		return 0, fmt.Errorf("set wal_sender_timeout: %w", err)
 	}
 	return time.Duration(ms) * time.Millisecond, nil
+}
+
+// boundDecodingMemory makes the walsender hand over a large transaction in parts that are
+// small enough. A pull leaves the setting alone: its transactions are whole.
+func boundDecodingMemory(ctx context.Context, conn *pgconn.PgConn) error {
+	query := fmt.Sprintf("SELECT set_config(name, '%d', false) FROM pg_settings WHERE name = 'logical_decoding_work_mem' AND setting::bigint > %[1]d", maxDecodingMemory)
+	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
+		return fmt.Errorf("set logical_decoding_work_mem: %w", err)
+	}
+	return nil
 }
 
 // endWhenFrozen makes the server end the session when it has been idle for as

@@ -152,7 +152,7 @@ type Source struct {
 	noticed    time.Time // when the server's warning was last logged
 
 	standby atomic.Bool
-	contact atomic.Int64           // when the server last answered an open stream, in Unix ns; zero while there is none
+	contact atomic.Int64           // when the server last answered an open stream, as [cdc.Stamp]; zero while there is none
 	running atomic.Pointer[Stream] // the open stream, once it runs
 }
 
@@ -182,7 +182,7 @@ const maxQuiet = 8 * time.Second
 // of its connections for some seconds. Safe to call from any goroutine.
 func (s *Source) Healthy() error {
 	last := s.contact.Load()
-	if quiet := time.Since(time.Unix(0, last)); last != 0 && quiet > maxQuiet {
+	if quiet := time.Since(cdc.Stamped(last)); last != 0 && quiet > maxQuiet {
 		return fmt.Errorf("postgres: no answer for %s", quiet.Round(time.Second))
 	}
 	if st := s.running.Load(); st != nil {

@@ -259,7 +259,7 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 	if err != nil {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
-	st.src.contact.Store(time.Now().UnixNano())
+	st.src.contact.Store(cdc.Stamp(time.Now()))
 	if slot != nil {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/circuit"
 )
 
@@ -44,7 +47,7 @@ type health struct {
 	budget  *budget
 	quit    <-chan struct{}
 
-	// In Unix ns; zero if it never was.
+	// As [cdc.Stamp]; zero if it never was.
 	progress atomic.Int64 // a record was acknowledged, or was the first in flight
 	contact  atomic.Int64 // a broker answered
 	inited   atomic.Int64 // a request for a producer id was answered
@@ -59,7 +62,7 @@ type health struct {
 	repeats circuit.Repeats
 
 	mu      sync.Mutex
-	holding error     // guarded by mu; why Produce waits for a topic
+	holding error     // guarded by mu; why nothing can be handed over
 	trouble error     // guarded by mu; why nothing is acknowledged, as far as is known
 	seen    time.Time // guarded by mu; when trouble was last seen
 
@@ -137,7 +140,7 @@ func (h *health) problem() error {
 	switch {
 	case h.holding != nil:
 		return h.holding
-	case stalled && h.seen.UnixNano() >= h.progress.Load() && h.trouble != nil:
+	case stalled && cdc.Stamp(h.seen) >= h.progress.Load() && h.trouble != nil:
 		return h.trouble
 	}
 	return nil
@@ -190,19 +193,24 @@ func (h *health) connected() bool {
 	return h.contact.Load() > 0 && (!h.lost.Load() || since(&h.contact) < stallAfter)
 }
 
-func (h *health) progressed(now time.Time) { h.progress.Store(now.UnixNano()) }
+func (h *health) progressed(now time.Time) { h.progress.Store(cdc.Stamp(now)) }
 
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
-	h.metrics.retries.Inc()
-	h.mu.Lock()
-	h.holding = fmt.Errorf("kafka: topic %s is not ready: %w", topic, err)
-	h.mu.Unlock()
-	h.circuit.FailTry()
+	h.block(fmt.Errorf("kafka: topic %s is not ready: %w", topic, err))
 	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", hintFor(err))
 }
 
-// release says that Produce waits no more.
+// block says why nothing can be handed over.
+func (h *health) block(why error) {
+	h.metrics.retries.Inc()
+	h.mu.Lock()
+	h.holding = why
+	h.mu.Unlock()
+	h.circuit.FailTry()
+}
+
+// release says that what was waited for is there.
 func (h *health) release() {
 	h.mu.Lock()
 	held := h.holding != nil
@@ -210,7 +218,7 @@ func (h *health) release() {
 	h.mu.Unlock()
 	h.repeats.Forget()
 	if held {
-		h.log.Info("topic is ready")
+		h.log.Info("what was waited for is ready")
 	}
 }
 
@@ -236,7 +244,7 @@ func (h *health) dataLoss(topic string, partition int32) {
 }
 
 // OnBrokerConnect implements [kgo.HookBrokerConnect].
-func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+func (h *health) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	select {
 	case <-h.quit:
 		return // Close breaks dials
@@ -249,7 +257,7 @@ func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 	h.failed()
 	h.metrics.retries.Inc()
 	h.suspect(err)
-	h.warn("connect", "connect to broker", "err", err, "hint", hintFor(err))
+	h.warn("connect", "connect to broker", "broker", net.JoinHostPort(broker.Host, strconv.Itoa(int(broker.Port))), "err", err, "hint", hintFor(err))
 }
 
 // OnBrokerWrite implements [kgo.HookBrokerWrite].
@@ -282,11 +290,11 @@ func (h *health) slowDown() {
 		case <-h.quit:
 		}
 	}
-	h.inited.Store(time.Now().UnixNano())
+	h.inited.Store(cdc.Stamp(time.Now()))
 }
 
 func (h *health) answered() {
-	h.contact.Store(time.Now().UnixNano())
+	h.contact.Store(cdc.Stamp(time.Now()))
 	if h.lost.Swap(false) {
 		h.metrics.reconnects.Inc()
 		h.repeats.Log(h.log, slog.LevelInfo, "again", "broker answers again")
@@ -299,4 +307,11 @@ func (h *health) failed() {
 	}
 }
 
-func since(ns *atomic.Int64) time.Duration { return time.Since(time.Unix(0, ns.Load())) }
+// since returns how long ago a stamp was, the longest time if it never was.
+func since(stamp *atomic.Int64) time.Duration {
+	at := stamp.Load()
+	if at == 0 {
+		return math.MaxInt64
+	}
+	return time.Since(cdc.Stamped(at))
+}
