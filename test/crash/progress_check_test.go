@@ -66,7 +66,8 @@ func TestCheckerOfCommits(t *testing.T) {
 	}{
 		"all well": {
 			func(s *saving) { s.arrive(1, 1); s.arrive(2, 2); s.position("s", 250); s.mark(1, 3) },
-			[]sample{{lsn: 250, ends: []int64{1}}}, "",
+			[]sample{{lsn: 250, ends: []int64{1}}},
+			"",
 		},
 		"a repeat": {func(s *saving) { s.arrive(1, 1); s.arrive(2, 2); s.arrive(2, 3) }, nil, unexpected},
 		"committed before the event came": {
@@ -82,11 +83,13 @@ func TestCheckerOfCommits(t *testing.T) {
 				s.position("s", 250)
 				s.mark(1, 4)
 			},
-			[]sample{{lsn: 250, ends: []int64{2}}}, ahead,
+			[]sample{{lsn: 250, ends: []int64{2}}},
+			ahead,
 		},
 		"confirmed and never committed": {
 			func(s *saving) { s.arrive(1, 1); s.arrive(2, 2); s.position("s", 250); s.mark(2, 3) },
-			[]sample{{lsn: 250, ends: []int64{1}}}, ahead,
+			[]sample{{lsn: 250, ends: []int64{1}}},
+			ahead,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
