@@ -17,19 +17,20 @@ var clockFaults = []fault{
 	{"clock: jumps back while Postgres is silent", 1, clockBackInSilence},
 }
 
-// clockJumps moves the clock some times. Half of the time it is not put right again
-// before another of these faults.
+// clockJumps moves the clock many times, since a jump shows only in the moment until
+// something comes from the server again. Half of the time it is not put right before
+// another of these faults.
 func clockJumps(sign time.Duration) func(context.Context, *stage, *rand.Rand) error {
 	return func(_ context.Context, s *stage, r *rand.Rand) error {
 		if err := s.recovered(); err != nil {
 			return err
 		}
 		before := len(s.main.Log())
-		for range 1 + r.IntN(5) {
+		for range 5 + r.IntN(20) {
 			if err := s.clock.set(sign * one(r, time.Second, 5*time.Second, time.Minute, time.Hour, 365*24*time.Hour)); err != nil {
 				return err
 			}
-			<-time.After(between(r, 0, 400*time.Millisecond)) // it goes on meanwhile
+			<-time.After(between(r, 0, 100*time.Millisecond)) // it goes on meanwhile
 		}
 		if r.IntN(2) == 0 {
 			if err := s.clock.set(0); err != nil {
