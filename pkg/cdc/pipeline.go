@@ -224,8 +224,9 @@ func (p *Pipeline) save(ctx context.Context, s Stream) error {
 	return p.saveAt(ctx, s, mark, Partial{})
 }
 
-// saveLast is save at the end: it also saves a small advance, and how far the
-// open transaction was delivered.
+// saveLast is save at the end: it also saves a small advance, and how far the open
+// transaction was delivered. A save that failed is tried once more: the store's
+// connection may have died long before, with what interrupted the stream.
 func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
@@ -233,7 +234,11 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 	if mark < p.saved.LSN || mark == p.saved.LSN && partial == p.saved.Partial {
 		return nil
 	}
-	return p.saveAt(ctx, s, mark, partial)
+	err := p.saveAt(ctx, s, mark, partial)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFenced) {
+		err = p.saveAt(ctx, s, mark, partial)
+	}
+	return err
 }
 
 // saveAt saves and confirms. With a transactional store the save is also what
