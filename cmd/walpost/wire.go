@@ -16,6 +16,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/circuit"
 	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
@@ -66,7 +67,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status))
+	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits))
 	return s, nil
 }
 
@@ -108,6 +109,7 @@ func (s *service) run(ctx context.Context) error {
 	if s.cfg.Admin.Listen != "" {
 		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
 	}
+	g.Go(func() error { return s.sink.Watch(gctx) })
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)
@@ -124,6 +126,16 @@ func (s *service) listening(addr net.Addr) {
 
 func (s *service) adminConfig() admin.Config {
 	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Gatherer: s.registry, Logger: s.log}
+}
+
+// circuits are the states of the ways to both servers. A standby that waits has found
+// its database.
+func (s *service) circuits() map[string]circuit.State {
+	postgres := s.pipeline.Status().Circuit
+	if s.source.Standby() {
+		postgres = circuit.Closed
+	}
+	return map[string]circuit.State{"postgres": postgres, "kafka": s.sink.Circuit()}
 }
 
 func (s *service) ready(ctx context.Context) (string, error) {

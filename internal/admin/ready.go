@@ -7,11 +7,16 @@ import (
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // stallTime is how long nothing may be acknowledged before a lag counts as
 // standing still rather than as a backlog being worked off.
 const stallTime = 10 * time.Second
+
+// maxSave is how long a save may take. It is bounded by itself, but to more than a
+// fault may go unnoticed.
+const maxSave = 5 * time.Second
 
 // Condition is what readiness is judged by.
 type Condition struct {
@@ -33,10 +38,14 @@ func (c Condition) Ready() (string, error) {
 			return "", fmt.Errorf("%s: %w", c.Pipeline.State, err)
 		}
 		return "", errors.New(string(c.Pipeline.State))
+	case c.Pipeline.Circuit != circuit.Closed && c.Pipeline.Err != nil:
+		return "", fmt.Errorf("on probation: the last streams ended soon: %w", c.Pipeline.Err)
 	case c.Postgres != nil:
 		return "", c.Postgres
 	case c.Kafka != nil:
 		return "", c.Kafka
+	case !c.Pipeline.Saving.IsZero() && c.Now.Sub(c.Pipeline.Saving) > maxSave:
+		return "", fmt.Errorf("checkpoint: a save has been under way for %s", c.Now.Sub(c.Pipeline.Saving).Round(time.Second))
 	}
 	lag := c.Pipeline.Lag(c.Now)
 	if lag > c.MaxLag && c.Now.Sub(c.Pipeline.LastAck) > stallTime {

@@ -145,12 +145,15 @@ func (p *Process) CPU() time.Duration {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
-// Ready asks /readyz at addr, and returns the status code and the text; 0 if
-// nothing listens.
-func Ready(ctx context.Context, addr string) (int, string) {
+// Ready asks /readyz at addr, as Get does.
+func Ready(ctx context.Context, addr string) (int, string) { return Get(ctx, addr, "/readyz") }
+
+// Get asks walpost's admin server at addr for path, and returns the status code and
+// the text; 0 if nothing listens.
+func Get(ctx context.Context, addr, path string) (int, string) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		return 0, err.Error()
 	}

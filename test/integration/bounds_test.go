@@ -67,7 +67,7 @@ func TestBoundsLargeRows(t *testing.T) {
 		t.Run(g.name, func(t *testing.T) {
 			s := g.newStage(t, envtest.NewDatabase(t), brokers)
 			s.db.Exec(t, "ALTER TABLE outbox ALTER payload SET STORAGE EXTERNAL; CREATE TABLE megabyte (text text)")
-			if _, err := s.conn.Exec(t.Context(), "INSERT INTO megabyte VALUES ($1)", noise(1_000_000)); err != nil {
+			if _, err := s.conn.Exec(t.Context(), "INSERT INTO megabyte VALUES ($1)", incompressible(1_000_000)); err != nil {
 				t.Fatal(err)
 			}
 			const insert = `INSERT INTO outbox SELECT gen_random_uuid(), 'order', 'order-' || n % 100, 'created', to_jsonb(n || text), n
@@ -84,8 +84,8 @@ func TestBoundsLargeRows(t *testing.T) {
 	}
 }
 
-// noise returns n letters that cannot be compressed much.
-func noise(n int) string {
+// incompressible returns n letters that cannot be compressed much.
+func incompressible(n int) string {
 	b := make([]byte, n)
 	_, _ = rand.Read(b) // never fails
 	return base64.StdEncoding.EncodeToString(b)[:n]

@@ -243,6 +243,18 @@ func TestTimeouts(t *testing.T) {
 	if src.Healthy() == nil {
 		t.Error("Healthy() = nil though the server is silent")
 	}
+	src.contact.Store(cdc.Stamp(time.Now()))
+	st, r := new(Stream), new(socketReader)
+	st.repl.Store(&replication{reader: r})
+	src.running.Store(st)
+	r.lastRead.Store(cdc.Stamp(time.Now().Add(-maxQuiet - time.Second)))
+	if err := src.Healthy(); err != nil {
+		t.Errorf("Healthy() = %v while nobody reads", err)
+	}
+	r.reading.Store(true)
+	if src.Healthy() == nil {
+		t.Error("Healthy() = nil though the stream is silent")
+	}
 }
 
 // A partition that is made and attached while the publication is looked at is in it,

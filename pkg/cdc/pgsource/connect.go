@@ -36,6 +36,10 @@ const (
 const (
 	connectTimeout = 10 * time.Second
 
+	// dialTimeout bounds a dial alone: one whose first packets were lost would be
+	// tried again by the kernel later and later.
+	dialTimeout = 3 * time.Second
+
 	// closeTimeout bounds the goodbye to a server that does not listen.
 	closeTimeout = time.Second
 
@@ -50,6 +54,15 @@ const (
 	// keep a few hundred thousand rows, and what comes after would wait for them.
 	maxDecodingMemory = 4 << 10
 )
+
+// impatient bounds dials.
+func impatient(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
+}
 
 // connectControl opens an ordinary session.
 func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
@@ -80,9 +93,12 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 		return nil, err
 	}
 	r := &replication{conn: conn, reader: reader}
-	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err == nil {
-		err = boundDecodingMemory(ctx, r.conn)
-	}
+	err = answered(ctx, func(ctx context.Context) (err error) {
+		if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+			return err
+		}
+		return boundDecodingMemory(ctx, r.conn)
+	})
 	if err != nil {
 		closeConn(r.conn)
 		return nil, err

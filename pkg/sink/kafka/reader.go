@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 const (
@@ -31,9 +33,9 @@ type Reader struct {
 	topic     string
 	partition int32
 
-	client *kgo.Client // nil before the first use
-	next   int64       // the offset that client reads on from
-	warned time.Time
+	client  *kgo.Client // nil before the first use
+	next    int64       // the offset that client reads on from
+	repeats circuit.Repeats
 
 	trouble atomic.Pointer[error] // why nothing can be read, or nil
 }
@@ -187,10 +189,7 @@ func (r *Reader) seek(from int64) error {
 
 func (r *Reader) warn(err error) {
 	r.trouble.Store(&err)
-	if time.Since(r.warned) > warnInterval {
-		r.warned = time.Now()
-		r.cfg.Logger.Warn("topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
-	}
+	r.repeats.Log(r.cfg.Logger, slog.LevelWarn, "read", "topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
 }
 
 func wait(ctx context.Context, d time.Duration) error {

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // TransactionalConfig holds a Transactional's settings. Slot and SystemID are
@@ -132,6 +133,12 @@ func (t *Transactional) Healthy(ctx context.Context) error {
 	}
 	return t.base.Healthy(ctx)
 }
+
+// Watch is as [Sink.Watch].
+func (t *Transactional) Watch(ctx context.Context) error { return watch(ctx, t.Healthy) }
+
+// Circuit is as [Sink.Circuit].
+func (t *Transactional) Circuit() circuit.State { return t.base.Circuit() }
 
 // Produce implements [cdc.Sink]. See [Sink.Produce].
 func (t *Transactional) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
