@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -16,6 +17,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/circuit"
 	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
@@ -66,7 +68,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status))
+	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits))
 	return s, nil
 }
 
@@ -132,6 +134,7 @@ func (s *service) run(ctx context.Context) error {
 	if s.cfg.Admin.Listen != "" {
 		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
 	}
+	g.Go(func() error { return s.sink.Watch(gctx) })
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)
@@ -150,9 +153,23 @@ func (s *service) adminConfig() admin.Config {
 	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Gatherer: s.registry, Logger: s.log}
 }
 
+// circuits are the states of the ways to both servers. A standby that waits has found
+// its database.
+func (s *service) circuits() map[string]circuit.State {
+	postgres := s.pipeline.Status().Circuit
+	if s.source.Standby() {
+		postgres = circuit.Closed
+	}
+	return map[string]circuit.State{"postgres": postgres, "kafka": s.sink.Circuit()}
+}
+
 func (s *service) ready(ctx context.Context) (string, error) {
+	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
+	if s.letters != nil && status.State != cdc.Streaming { // for which they must be read first
+		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
+	}
 	return admin.Condition{
-		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: s.sink.Healthy(ctx),
+		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }

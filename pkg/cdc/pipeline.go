@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // Config holds a pipeline's settings. Source, Sink, Store and Route are
@@ -55,8 +57,9 @@ type Config struct {
 	MaxUnconfirmedEvents int
 
 	// RetryInitial and RetryMax bound the wait before a broken stream is
-	// opened again: it doubles from one to the other, with jitter. Default
-	// to 100ms and 30s.
+	// opened again: it doubles from one to the other, with jitter. While the
+	// server takes connections it is at most 3 s, whatever else fails.
+	// Default to 100ms and 30s.
 	RetryInitial, RetryMax time.Duration
 
 	// Logger defaults to slog's default.
@@ -82,6 +85,13 @@ type Pipeline struct {
 	session session  // owned by Run's goroutine
 	loaded  Position // what the session's start was judged by; owned by Run's goroutine
 
+	circuit *circuit.Breaker // to the source and the store
+	repeats circuit.Repeats
+	down    time.Time // since when nothing streams, zero if it does; owned by Run's goroutine, and while a stream runs by prove
+	opened  time.Time // when the last stream was; owned by Run's goroutine
+	brief   bool      // it ended soon; owned by Run's goroutine
+	broke   error     // why it did, if the one before had ended soon too; owned by Run's goroutine
+
 	txn transaction // of a transactional sink
 
 	handing  turn   // held while something is handed over; guards the rest of this block
@@ -97,11 +107,12 @@ type Pipeline struct {
 	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
-	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+	acked    atomic.Int64  // when a record was last acknowledged, as Stamp
 	gaveUp   atomic.Bool   // the sink has given up some record
 
-	saving sync.Mutex // held during a save
-	saved  Position   // guarded by saving
+	saving      sync.Mutex   // held during a save
+	savingSince atomic.Int64 // when it began, as Stamp; zero if none is under way
+	saved       Position     // guarded by saving
 
 	mu      sync.Mutex
 	status  Status   // guarded by mu
@@ -151,6 +162,7 @@ func NewPipeline(cfg Config) *Pipeline {
 	}
 	p.done = p.delivered
 	p.letters.freed = make(chan struct{}, 1)
+	p.circuit = circuit.New(p.cfg.RetryInitial, p.cfg.RetryMax)
 	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
 }
@@ -163,8 +175,9 @@ func NewPipeline(cfg Config) *Pipeline {
 // be done, Run says so in its error.
 func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.setState(Stopped, nil)
-	for attempt := 0; ; attempt++ {
+	for {
 		before := p.received.Load()
+		p.circuit.Try()
 		err := p.round(ctx)
 		var drained *drainedError
 		switch {
@@ -175,20 +188,15 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case ctx.Err() != nil || isFinal(err):
 			return errors.Join(finalCause(ctx, err), p.drain(ctx, nil))
 		}
-		if p.received.Load() != before || p.retracts() {
-			attempt = 0 // a row that was refused is dealt with next
+		if p.received.Load() != before || p.retracts() { // a row that was refused is dealt with next
+			p.circuit.Hurry()
 		}
-		streamed := p.Status().State == Streaming
-		p.setState(Connecting, err)
+		delay := p.ended(err)
 		if p.txn.spoilt.Load() != nil {
 			p.setTracker(nil) // only the store knows where to go on
 		}
-		answers, err := p.wait(ctx, attempt, streamed, err)
-		if err != nil {
+		if p.wait(ctx, delay) != nil {
 			return p.drain(ctx, nil)
-		}
-		if answers {
-			attempt = -1 // what made it longer was that it did not
 		}
 	}
 }
@@ -222,8 +230,9 @@ func (p *Pipeline) save(ctx context.Context, s Stream) error {
 	return p.saveAt(ctx, s, mark, Partial{})
 }
 
-// saveLast is save at the end: it also saves a small advance, and how far the
-// open transaction was delivered.
+// saveLast is save at the end: it also saves a small advance, and how far the open
+// transaction was delivered. A save that failed is tried once more: the store's
+// connection may have died long before, with what interrupted the stream.
 func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
@@ -231,7 +240,11 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 	if mark < p.saved.LSN || mark == p.saved.LSN && partial == p.saved.Partial {
 		return nil
 	}
-	return p.saveAt(ctx, s, mark, partial)
+	err := p.saveAt(ctx, s, mark, partial)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFenced) {
+		err = p.saveAt(ctx, s, mark, partial)
+	}
+	return err
 }
 
 // saveAt saves and confirms. With a transactional store the save is also what
@@ -239,11 +252,13 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 // be held.
 func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
 	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
+	p.savingSince.Store(Stamp(time.Now()))
+	defer p.savingSince.Store(0)
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
 	}
 	if p.cfg.Transactional {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		p.acks.Settle()
 	}
 	p.saved = pos
@@ -312,7 +327,7 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		r.batch.done(err)
 	}
 	if err == nil {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		if r.tx != nil {
 			r.tx.Ack()
 		}

@@ -94,9 +94,11 @@ func (g *graveyard) command(args ...string) (int, string) {
 	return g.wait(p, time.Minute), p.Log()
 }
 
-func (g *graveyard) raiseLimit() {
+func (g *graveyard) raiseLimit() { g.setLimit("3000000") }
+
+// setLimit changes how large a batch the topic takes, in bytes.
+func (g *graveyard) setLimit(value string) {
 	g.t.Helper()
-	value := "3000000"
 	_, err := envtest.Admin(g.t, g.brokers).AlterTopicConfigs(g.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &value}}, g.topic)
 	if err != nil {
 		g.t.Fatal(err)

@@ -1,9 +1,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -11,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 const (
@@ -29,9 +33,11 @@ type Reader struct {
 	topic     string
 	partition int32
 
-	client *kgo.Client // nil before the first use
-	next   int64       // the offset that client reads on from
-	warned time.Time
+	client  *kgo.Client // nil before the first use
+	next    int64       // the offset that client reads on from
+	repeats circuit.Repeats
+
+	trouble atomic.Pointer[error] // why nothing can be read, or nil
 }
 
 // NewReader returns a Reader, or all problems of cfg. It does not dial. The Reader
@@ -50,6 +56,15 @@ func (r *Reader) Close() {
 		r.client.Close()
 	}
 	r.client = nil
+}
+
+// Healthy returns why Fetch cannot read the topic, or nil. Safe to call from any
+// goroutine.
+func (r *Reader) Healthy() error {
+	if err := r.trouble.Load(); err != nil {
+		return fmt.Errorf("kafka: %w", *err)
+	}
+	return nil
 }
 
 // Fetch implements [cdc.LetterLog].
@@ -146,13 +161,14 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 		return nil, err
 	}
 	fetches := r.client.PollFetches(ctx)
-	if err := fetches.Err(); err != nil {
+	if err := cmp.Or(context.Cause(ctx), fetchError(fetches)); err != nil {
 		r.Close() // the next one begins at the same place
 		if errors.Is(err, kerr.TopicAuthorizationFailed) {
 			err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
 		}
 		return nil, fmt.Errorf("read topic %s: %w", r.topic, err)
 	}
+	r.trouble.Store(nil)
 	recs := fetches.Records()
 	if len(recs) > 0 {
 		r.next = recs[len(recs)-1].Offset + 1
@@ -169,7 +185,7 @@ func (r *Reader) seek(from int64) error {
 	c, err := kgo.NewClient(append(r.cfg.connection(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: {r.partition: kgo.NewOffset().At(from)}}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors(),
 		kgo.FetchMaxBytes(maxFetchBytes), kgo.FetchMaxPartitionBytes(maxFetchBytes),
 		kgo.FetchMaxWait(maxFetchWait), kgo.MaxConcurrentFetches(1),
 	)...)
@@ -181,10 +197,8 @@ func (r *Reader) seek(from int64) error {
 }
 
 func (r *Reader) warn(err error) {
-	if time.Since(r.warned) > warnInterval {
-		r.warned = time.Now()
-		r.cfg.Logger.Warn("topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
-	}
+	r.trouble.Store(&err)
+	r.repeats.Log(r.cfg.Logger, slog.LevelWarn, "read", "topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
 }
 
 func wait(ctx context.Context, d time.Duration) error {
