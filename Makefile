@@ -10,6 +10,7 @@ FUZZTIME      ?= 5s
 FAULTS        ?= 100
 SEED          ?=
 BLOCK         ?= 0
+GUARANTEE     ?= at-least-once
 
 ##@ Use
 
@@ -47,9 +48,13 @@ test-integration: ## Run walpost as a process between real servers
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
 
+.PHONY: bounds
+bounds: ## Memory under what is large, many or stuck, at full size; takes half an hour, 10 GB of disk and 4 GB of memory
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_BOUNDS=1 go test -count=1 -timeout 120m -v -run 'TestBounds' ./test/integration
+
 .PHONY: crash
-crash: ## Break everything around walpost FAULTS times; SEED and BLOCK do a run again
-	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
+crash: ## Break everything around walpost FAULTS times, with GUARANTEE; SEED and BLOCK do a run again
+	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee $(GUARANTEE) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
 
 .PHONY: mutants
 mutants: ## Plant faults in a copy of walpost, and show that the tests see each
@@ -66,8 +71,8 @@ lint: $(TOOLS)/golangci-lint ## Check the style rules
 	$(TOOLS)/golangci-lint run ./...
 
 .PHONY: vuln
-vuln: ## Look for known vulnerabilities; needs the network
-	go run $(GOVULNCHECK) ./...
+vuln: $(TOOLS)/govulncheck ## Look for known vulnerabilities; needs the network
+	./test/vuln.sh
 
 .PHONY: fmt
 fmt: $(TOOLS)/golangci-lint ## Format all code
@@ -83,3 +88,6 @@ help: ## Show this help
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+
+$(TOOLS)/govulncheck:
+	GOBIN=$(TOOLS) go install $(GOVULNCHECK)

@@ -12,6 +12,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/checkpoint"
+	"github.com/walpost/walpost/pkg/circuit"
 	"github.com/walpost/walpost/pkg/sink/kafka"
 )
 
@@ -19,6 +20,8 @@ import (
 type sink interface {
 	cdc.Sink
 	Healthy(ctx context.Context) error
+	Watch(ctx context.Context) error
+	Circuit() circuit.State
 }
 
 // store is a checkpoint store as the command owns it.
@@ -105,6 +108,6 @@ func kafkaConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer)
 			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
 			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,
 		},
-		Logger: log, Registerer: reg,
+		Logger: log, Registerer: reg, TopicMet: func(topics int) { limitMemory(cfg.Delivery, topics) },
 	}, nil
 }

@@ -239,8 +239,10 @@ func readLots(ctx context.Context, cfg config.Config, look func(*cdc.Letter)) (*
 	})
 	switch {
 	case errors.Is(err, kafka.ErrNoTopic):
-		return nil, cdc.Refuse("it is made by walpost run with delivery.poison set to dead-letter; or set delivery.dead_letter_topic to the one in use",
-			"dead-letter topic %q does not exist", cfg.DeadLetters())
+		return nil, &cdc.RefusedError{
+			Err:  fmt.Errorf("dead-letter topic %q does not exist: %w", cfg.DeadLetters(), err),
+			Hint: "it is made by walpost run with delivery.poison set to dead-letter; or set delivery.dead_letter_topic to the one in use",
+		}
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("read dead-letter topic %q: %w", cfg.DeadLetters(), context.Cause(ctx))
 	}

@@ -34,7 +34,10 @@ Postgres and exits with 0. A second signal ends it at once.`,
 		if err != nil {
 			return err
 		}
-		limitMemory(int64(cfg.Delivery.MaxInFlightBytes) + int64(cfg.Delivery.MaxTxMemory))
+		if os.Getenv("GOGC") == "" {
+			debug.SetGCPercent(gcPercent)
+		}
+		limitMemory(cfg.Delivery, 0)
 		b := readBuildInfo()
 		log.Info("walpost starts", "version", b.Version, "slot", cfg.Postgres.Slot, "publication", cfg.Postgres.Publication, "brokers", cfg.Kafka.Brokers)
 		if err := s.run(cmd.Context()); err != nil {
@@ -51,17 +54,24 @@ const (
 	// allocated beside it is short-lived.
 	gcPercent = 50
 
-	// baseMemory is what the process needs beside its bounded buffers.
-	baseMemory = 32 << 20
+	// baseMemory is what the process needs beside its bounded buffers, topicMemory what it
+	// needs for a topic, and maxTopicMemory where that ends: with a limit near what is
+	// alive the collector would do nothing else, and fall behind at that.
+	baseMemory     = 32 << 20
+	topicMemory    = 16 << 10
+	maxTopicMemory = 32 << 20
+
+	// topicStep is for how many topics more the limit is raised: to do so stops the
+	// process for a moment.
+	topicStep = 256
 )
 
-// limitMemory tells the collector what the process should stay below, unless
-// the environment already does.
-func limitMemory(buffers int64) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(gcPercent)
+// limitMemory tells the collector what the process should stay below with a number of
+// topics, unless the environment already does. It does nothing between two steps.
+func limitMemory(cfg config.Delivery, topics int) {
+	if topics%topicStep != 0 || os.Getenv("GOMEMLIMIT") != "" {
+		return
 	}
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(buffers + baseMemory)
-	}
+	buffers := int64(cfg.MaxInFlightBytes) + int64(cfg.MaxTxMemory)
+	debug.SetMemoryLimit(buffers + baseMemory + min(topicMemory*int64(topics), maxTopicMemory))
 }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -15,6 +17,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/circuit"
 	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
@@ -56,7 +59,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		reopen = sink.Reopen
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Reopen: reopen,
+		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -65,7 +68,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status))
+	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits))
 	return s, nil
 }
 
@@ -80,9 +83,33 @@ func (s *service) deadLetters() (*cdc.DeadLetters, error) {
 	}
 	topic := s.cfg.DeadLetters()
 	return &cdc.DeadLetters{
-		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Decode: deadletter.Decode,
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, Decode: deadletter.Decode,
 		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
 	}, nil
+}
+
+// check refuses to stream without dead letters while keys are parked from when there
+// were some: later events of theirs would pass those that wait.
+func (s *service) check() func(context.Context) error {
+	if s.cfg.Delivery.Poison == config.PoisonDeadLetter {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		lots, err := readLots(ctx, s.cfg, nil)
+		switch {
+		case errors.Is(err, kafka.ErrNoTopic):
+			return nil
+		case errors.Is(err, kafka.ErrNotAllowed):
+			s.log.Debug("whether keys are parked in the dead-letter topic is not known", "topic", s.cfg.DeadLetters(), "error", err)
+			return nil
+		case err != nil:
+			return err
+		case lots.ParkedKeys() > 0:
+			return cdc.Refuse("set delivery.poison to dead-letter, retry or discard what walpost dlq list prints, and then set it to stop; or set delivery.dead_letter_topic to another, which gives those events up",
+				"events of %d keys wait in dead-letter topic %s, and with delivery.poison stop later ones would pass them", lots.ParkedKeys(), s.cfg.DeadLetters())
+		}
+		return nil
+	}
 }
 
 func (s *service) close() {
@@ -107,6 +134,7 @@ func (s *service) run(ctx context.Context) error {
 	if s.cfg.Admin.Listen != "" {
 		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
 	}
+	g.Go(func() error { return s.sink.Watch(gctx) })
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)
@@ -125,9 +153,23 @@ func (s *service) adminConfig() admin.Config {
 	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Gatherer: s.registry, Logger: s.log}
 }
 
+// circuits are the states of the ways to both servers. A standby that waits has found
+// its database.
+func (s *service) circuits() map[string]circuit.State {
+	postgres := s.pipeline.Status().Circuit
+	if s.source.Standby() {
+		postgres = circuit.Closed
+	}
+	return map[string]circuit.State{"postgres": postgres, "kafka": s.sink.Circuit()}
+}
+
 func (s *service) ready(ctx context.Context) (string, error) {
+	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
+	if s.letters != nil && status.State != cdc.Streaming { // for which they must be read first
+		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
+	}
 	return admin.Condition{
-		Pipeline: s.pipeline.Status(), Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: s.sink.Healthy(ctx),
+		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }

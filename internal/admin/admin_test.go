@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 func TestReady(t *testing.T) {
@@ -21,6 +22,10 @@ func TestReady(t *testing.T) {
 	late := cdc.Status{State: cdc.Streaming, Oldest: now.Add(-time.Minute)}
 	working := late
 	working.LastAck = now.Add(-time.Second)
+	tried, proven, saving, stuck := live, live, live, live
+	tried.Circuit, tried.Err = circuit.HalfOpen, errors.New("disk full")
+	proven.Circuit = circuit.HalfOpen // it is just being closed
+	saving.Saving, stuck.Saving = now.Add(-time.Second), now.Add(-6*time.Second)
 	tests := []struct {
 		name string
 		c    Condition
@@ -31,9 +36,14 @@ func TestReady(t *testing.T) {
 		{name: "Standby", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Standby: true, Kafka: errors.New("away")}, word: "standby"},
 		{name: "Connecting", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}}, err: "connecting"},
 		{name: "Broken", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting, Err: errors.New("reset")}}, err: "connecting: reset"},
+		{name: "ConnectingWithoutKafka", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Kafka: errors.New("away")}, err: "connecting: away"},
 		{name: "Stopping", c: Condition{Pipeline: cdc.Status{State: cdc.Stopping}}, err: "stopping"},
 		{name: "Postgres", c: Condition{Pipeline: live, Postgres: errors.New("postgres: no answer"), Kafka: errors.New("away")}, err: "postgres: no answer"},
 		{name: "Kafka", c: Condition{Pipeline: live, Kafka: errors.New("kafka: away")}, err: "kafka: away"},
+		{name: "Probation", c: Condition{Pipeline: tried}, err: "on probation: the last streams ended soon: disk full"},
+		{name: "Proven", c: Condition{Pipeline: proven}, word: "streaming"},
+		{name: "Saving", c: Condition{Pipeline: saving}, word: "streaming"},
+		{name: "SaveHangs", c: Condition{Pipeline: stuck}, err: "checkpoint: a save has been under way for 6s"},
 		{name: "StandingStill", c: Condition{Pipeline: late}, err: "standing still"},
 		{name: "WorkingOff", c: Condition{Pipeline: working}, word: "streaming"},
 	}
@@ -55,6 +65,9 @@ func TestHandler(t *testing.T) {
 		Failed: map[cdc.PoisonReason]int64{cdc.PoisonKey: 4}, DeadLetters: map[cdc.PoisonReason]int64{cdc.PoisonKey: 2}, ParkedKeys: 6,
 	}
 	reg.MustRegister(NewCollector(func() cdc.Status { return status }), NewBuildInfo("v1"))
+	reg.MustRegister(NewCircuits(func() map[string]circuit.State {
+		return map[string]circuit.State{"postgres": circuit.Open, "kafka": circuit.HalfOpen}
+	}))
 	if problems, err := testutil.GatherAndLint(reg); err != nil || len(problems) > 0 {
 		t.Errorf("lint: %v %v", problems, err)
 	}
@@ -76,7 +89,7 @@ func TestHandler(t *testing.T) {
 		t.Errorf("/readyz = %d %q", code, body)
 	}
 	_, body := get("/metrics")
-	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_parked_keys 6", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`} {
+	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_parked_keys 6", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`, `walpost_circuit_state{component="postgres"} 2`, `walpost_circuit_state{component="kafka"} 1`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}

@@ -1,16 +1,22 @@
 package admin
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // stallTime is how long nothing may be acknowledged before a lag counts as
 // standing still rather than as a backlog being worked off.
 const stallTime = 10 * time.Second
+
+// maxSave is how long a save may take. It is bounded by itself, but to more than a
+// fault may go unnoticed.
+const maxSave = 5 * time.Second
 
 // Condition is what readiness is judged by.
 type Condition struct {
@@ -28,14 +34,24 @@ func (c Condition) Ready() (string, error) {
 	case c.Standby:
 		return "standby", nil
 	case c.Pipeline.State != cdc.Streaming:
-		if c.Pipeline.Err != nil {
-			return "", fmt.Errorf("%s: %w", c.Pipeline.State, c.Pipeline.Err)
+		// Kafka is asked for the position, too, and for dead letters.
+		switch err := cmp.Or(c.Pipeline.Err, c.Kafka); {
+		case c.Pipeline.Err != nil && c.Kafka != nil:
+			return "", fmt.Errorf("%s: %w; %w", c.Pipeline.State, c.Pipeline.Err, c.Kafka)
+		case err != nil:
+			return "", fmt.Errorf("%s: %w", c.Pipeline.State, err)
 		}
 		return "", errors.New(string(c.Pipeline.State))
+	case c.Pipeline.Circuit != circuit.Closed && c.Pipeline.Err != nil:
+		return "", fmt.Errorf("on probation: the last streams ended soon: %w", c.Pipeline.Err)
 	case c.Postgres != nil:
 		return "", c.Postgres
 	case c.Kafka != nil:
 		return "", c.Kafka
+	case c.Pipeline.Held:
+		return "", errors.New("held: as many events are dead or parked as delivery.max_dead_letters allows; walpost dlq list prints them")
+	case !c.Pipeline.Saving.IsZero() && c.Now.Sub(c.Pipeline.Saving) > maxSave:
+		return "", fmt.Errorf("checkpoint: a save has been under way for %s", c.Now.Sub(c.Pipeline.Saving).Round(time.Second))
 	}
 	lag := c.Pipeline.Lag(c.Now)
 	if lag > c.MaxLag && c.Now.Sub(c.Pipeline.LastAck) > stallTime {

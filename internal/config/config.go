@@ -168,6 +168,9 @@ type Delivery struct {
 
 	Poison Poison
 
+	// MaxDeadLetters bounds the events that are dead or parked.
+	MaxDeadLetters int
+
 	// DeadLetterTopic may be empty; see [Config.DeadLetters].
 	DeadLetterTopic string
 

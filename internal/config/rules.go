@@ -116,12 +116,6 @@ var rules = []rule{
 		func(c *Config) bool { return c.Delivery.Guarantee != ExactlyOnce && c.Checkpoint.Store == StoreKafka },
 	},
 	{
-		"delivery.poison", keyGuarantee, "does not go with %s exactly-once in this version", "set delivery.poison to stop",
-		func(c *Config) bool {
-			return c.Delivery.Guarantee == ExactlyOnce && c.Delivery.Poison == PoisonDeadLetter
-		},
-	},
-	{
 		"checkpoint.topic", keyStore, noEffect, "set delivery.guarantee to exactly-once",
 		func(c *Config) bool { return c.Checkpoint.Store != StoreKafka && c.Checkpoint.Topic != "" },
 	},

@@ -261,6 +261,12 @@ var settings = []setting{
 		field: into(optionalTopic, func(c *Config) *string { return &c.Delivery.DeadLetterTopic }),
 	},
 	{
+		Key: "delivery.max_dead_letters", Default: "10000",
+		Help: "Events that may be dead or parked. At that many the stream is held, and not ready, until some are retried or discarded: " +
+			"so a mistake that makes every row dead stops there.",
+		field: into(within(integer, 1, math.MaxInt32), func(c *Config) *int { return &c.Delivery.MaxDeadLetters }),
+	},
+	{
 		Key: "delivery.retry.initial", Default: "100ms",
 		Help:  "First wait before a reconnect. Each further one is longer.",
 		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Delivery.Retry.Initial }),

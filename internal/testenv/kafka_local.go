@@ -241,11 +241,13 @@ func (d distribution) archiveArgs() []string {
 	return args
 }
 
+var propertyEscaper = strings.NewReplacer(`\`, `\\`, "\n", `\n`)
+
 // writeProperties writes a file of Java properties.
 func writeProperties(path string, properties map[string]string) error {
 	var b strings.Builder
 	for name, value := range properties {
-		fmt.Fprintf(&b, "%s=%s\n", name, strings.ReplaceAll(value, `\`, `\\`))
+		fmt.Fprintf(&b, "%s=%s\n", name, propertyEscaper.Replace(value))
 	}
 	return os.WriteFile(path, []byte(b.String()), 0o600)
 }

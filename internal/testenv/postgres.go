@@ -36,6 +36,11 @@ type PostgresConfig struct {
 	// machine does. ALTER SYSTEM goes before them.
 	Settings map[string]string
 
+	// Files are written into the data directory before the first start, for
+	// the server alone to read: content by name. Those that are there, such as
+	// pg_hba.conf, are replaced.
+	Files map[string]string
+
 	// Dir is for the server's data and log, and must be empty if it is
 	// there. Close removes it. Defaults to a new temporary folder.
 	Dir string

@@ -3,8 +3,10 @@ package testenv
 import (
 	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // postgresImage is the image of a Postgres; its tag is the major version.
@@ -24,7 +26,7 @@ func containerPostgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer
 		Name: postgresImage + ":" + cmp.Or(cfg.Version, newestEmbedded),
 		Env:  map[string]string{"POSTGRES_PASSWORD": password},
 		Files: map[string]string{ // the image runs it once, before the server opens its port
-			"/docker-entrypoint-initdb.d/settings.sh": "cat >>\"$PGDATA/postgresql.conf\" <<'END'\n" + confLines(cfg.Settings) + "END\n",
+			"/docker-entrypoint-initdb.d/settings.sh": "cat >>\"$PGDATA/postgresql.conf\" <<'END'\n" + confLines(cfg.Settings) + "END\n" + fileLines(cfg.Files),
 		},
 		Ports: map[int]int{port: 5432},
 	})
@@ -39,4 +41,13 @@ func containerPostgres(ctx context.Context, cfg PostgresConfig) (*PostgresServer
 		return nil, errors.Join(err, s.Close())
 	}
 	return s, nil
+}
+
+// fileLines are lines of a shell script that writes files into the data directory.
+func fileLines(files map[string]string) string {
+	var b strings.Builder
+	for name, content := range files {
+		fmt.Fprintf(&b, "(umask 077; base64 -d >\"$PGDATA/%s\" <<'END'\n%s\nEND\n)\n", name, base64.StdEncoding.EncodeToString([]byte(content)))
+	}
+	return b.String()
 }

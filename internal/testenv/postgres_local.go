@@ -39,7 +39,7 @@ func localPostgres(ctx context.Context, source Source, bin string, cfg PostgresC
 		Source: source, logFile: c.path("postgres.log"), timeout: cfg.StartTimeout, cluster: &c,
 		launch: c.launch, remove: func(context.Context) error { return os.RemoveAll(dir) },
 	}
-	if err = c.init(ctx, cfg.Settings); err == nil {
+	if err = c.init(ctx, cfg); err == nil {
 		err = c.startAnywhere(ctx, s)
 	}
 	if err != nil {
@@ -51,7 +51,7 @@ func localPostgres(ctx context.Context, source Source, bin string, cfg PostgresC
 func (c cluster) path(name string) string { return filepath.Join(c.dir, name) }
 
 // init makes the data directory.
-func (c cluster) init(ctx context.Context, settings map[string]string) error {
+func (c cluster) init(ctx context.Context, cfg PostgresConfig) error {
 	if len(c.path(".s.PGSQL.12345")) > maxSocketPath {
 		return fmt.Errorf("folder %s: the path is too long for a socket", c.dir)
 	}
@@ -71,7 +71,18 @@ func (c cluster) init(ctx context.Context, settings map[string]string) error {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("run %s: %w\n%s", cmd.Path, err, out)
 	}
-	return errors.Join(os.Remove(passwords), c.configure(c.path("data/postgresql.conf"), settings))
+	return errors.Join(os.Remove(passwords), c.configure(c.path("data/postgresql.conf"), cfg.Settings), c.writeFiles(cfg.Files))
+}
+
+// writeFiles writes files into the data directory.
+func (c cluster) writeFiles(files map[string]string) error {
+	for name, content := range files {
+		path := filepath.Join(c.path("data"), name)
+		if err := errors.Join(os.WriteFile(path, []byte(content), 0o600), giveTo(c.owner, path)); err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
+	}
+	return nil
 }
 
 // configure adds settings to the file, whose last lines count.

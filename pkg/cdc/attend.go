@@ -7,13 +7,13 @@ import (
 
 // attend follows the log and carries out what operators ask for there, one
 // request after the other, until ctx is done.
-func (p *Pipeline) attend(ctx context.Context) error {
+func (p *Pipeline) attend(ctx context.Context, s Stream) error {
 	if p.cfg.DeadLetters == nil {
 		return nil
 	}
 	var err error
 	for err == nil && ctx.Err() == nil {
-		err = p.attendOnce(ctx)
+		err = p.attendOnce(ctx, s)
 	}
 	if ctx.Err() != nil {
 		err = nil // it was told to stop
@@ -22,18 +22,23 @@ func (p *Pipeline) attend(ctx context.Context) error {
 }
 
 // attendOnce carries the first request out, or reads on if there is none.
-func (p *Pipeline) attendOnce(ctx context.Context) error {
+func (p *Pipeline) attendOnce(ctx context.Context, s Stream) error {
 	ls := &p.letters
-	if len(ls.asked) == 0 {
-		return p.follow(ctx, "")
-	}
-	req := ls.asked[0]
-	if err := p.carryOut(ctx, req); err != nil {
+	if len(ls.asked) == 0 || ls.answered != "" {
+		// The next survey must know what became of the last request.
+		err := p.follow(ctx, ls.answered)
+		if err == nil {
+			ls.answered = ""
+		}
 		return err
 	}
-	ls.asked, ls.job = ls.asked[1:], nil
-	// The next survey must know what became of this one.
-	return p.follow(ctx, req.Request.ID)
+	req := ls.asked[0]
+	if err := p.carryOut(ctx, s, req); err != nil {
+		return err
+	}
+	ls.asked, ls.answered = ls.asked[1:], req.Request.ID
+	p.setJob(nil)
+	return nil
 }
 
 // follow reads on for requests: what there is, or up to the answer to one.
@@ -63,6 +68,20 @@ func (p *Pipeline) follow(ctx context.Context, answer string) error {
 	}
 }
 
+// covers reports whether the checkpoint lies behind a row.
+func (p *Pipeline) covers(pos rowPlace) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	partial := p.durable.Partial
+	return pos.LSN < p.durable.LSN || pos.LSN == partial.CommitLSN && pos.ordinal <= partial.Rows
+}
+
+func (p *Pipeline) setJob(j *job) {
+	p.handing.Lock()
+	defer p.handing.Unlock()
+	p.letters.job = j
+}
+
 func (p *Pipeline) owns(owner string) bool {
 	p.handing.Lock()
 	defer p.handing.Unlock()
@@ -80,7 +99,7 @@ func (p *Pipeline) untilSaved(ctx context.Context, j *job) error {
 	ticker := time.NewTicker(savedPoll)
 	defer ticker.Stop()
 	for _, rv := range j.revivals {
-		for !p.behind(rv.lot.Dead.Position) || j.request.Request.WithParked && !p.behind(rv.lot.newest) {
+		for !p.behind(rowPlace{rv.lot.Dead.Position, rv.lot.Dead.Ordinal}) || j.request.Request.WithParked && !p.behind(rv.lot.newest) {
 			select {
 			case <-ctx.Done():
 				return context.Cause(ctx)
@@ -91,11 +110,11 @@ func (p *Pipeline) untilSaved(ctx context.Context, j *job) error {
 	return nil
 }
 
-// behind reports whether a row committed at pos can not come again. One of a
-// timeline that has ended before it never does.
-func (p *Pipeline) behind(pos Position) bool {
+// behind reports whether a row can not come again. One of a timeline that has ended
+// before it never does.
+func (p *Pipeline) behind(pos rowPlace) bool {
 	opened := p.letters.opened
-	if pos.SystemID != opened.SystemID || pos.LSN < p.savedLSN() {
+	if pos.SystemID != opened.SystemID || p.covers(pos) {
 		return true
 	}
 	mark, _ := p.acks.Watermark()

@@ -1,7 +1,6 @@
 package cdc_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +22,9 @@ type cluster struct {
 	calls    int
 	delay    time.Duration // of each save
 	fault    func(call int, op op) checkpointtest.Fault
+
+	refuses  func(*cdc.Record) bool     // for good, once it was taken
+	onCommit func(records []cdc.Record) // called with mu held
 }
 
 // op is a kind of external call.
@@ -36,7 +38,7 @@ const (
 )
 
 func newCluster() *cluster {
-	c := &cluster{}
+	c := &cluster{refuses: func(r *cdc.Record) bool { return string(r.Key) == "refused" }, onCommit: func([]cdc.Record) {}}
 	c.heal()
 	return c
 }
@@ -178,6 +180,7 @@ func (cl *client) Save(ctx context.Context, pos cdc.Position) error {
 			panic(fmt.Sprintf("cdc: saved %s after %s", pos.LSN, c.cp.LSN))
 		}
 		c.seen = append(c.seen, cl.txn...)
+		c.onCommit(cl.txn)
 		cl.txn = nil
 		c.cp.Position = pos
 		c.commits++
@@ -202,9 +205,7 @@ func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Recor
 	c.calls++
 	fault := c.fault(c.calls, opProduce)
 	if fault != checkpointtest.Lost && fault != checkpointtest.Silent {
-		kept := *r
-		kept.Key, kept.Value, kept.Buf = bytes.Clone(r.Key), bytes.Clone(r.Value), nil
-		cl.txn = append(cl.txn, kept)
+		cl.txn = append(cl.txn, cloneRecord(r))
 	}
 	var err error
 	switch fault {
@@ -219,7 +220,7 @@ func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Recor
 		err = checkpointtest.ErrFault
 		cl.spoiled = err
 	}
-	if string(r.Key) == "refused" {
+	if c.refuses(r) {
 		err = cdc.Poison(cdc.PoisonRefused, "refused by the test")
 		cl.spoiled = errors.New("transaction is spoilt")
 	}

@@ -105,7 +105,10 @@ func (x *transaction) reset(lsn LSN) {
 // transaction, and is acknowledged with it, or spoils it.
 func (p *Pipeline) gathered(r *Record, err error) {
 	if err != nil {
-		_ = p.spoil(fmt.Errorf("produce: %w", describe(err, r, "")))
+		err = p.spoil(p.condemn(r, fmt.Errorf("produce: %w", describe(err, r, ""))))
+	}
+	if r.batch != nil {
+		r.batch.done(err)
 	}
 	r.Free()
 }
@@ -225,6 +228,9 @@ func (p *Pipeline) commit(ctx context.Context, s Stream) error {
 func (p *Pipeline) commitHanded(ctx context.Context, s Stream) error {
 	if why := p.txn.spoilt.Load(); why != nil {
 		return *why
+	}
+	if err := p.noteProgress(ctx); err != nil {
+		return p.spoil(err)
 	}
 	if err := p.cfg.Sink.Flush(ctx); err != nil {
 		return p.spoil(fmt.Errorf("flush sink: %w", err))

@@ -9,7 +9,8 @@ import (
 // A sink that is refused a record for good gives up, and all that was in flight
 // behind it with it. With dead letters the pipeline then drains, opens the sink
 // again and resumes from the checkpoint; when the condemned event comes again, it
-// becomes a dead letter, and what comes behind it in its key is parked.
+// becomes a dead letter, and what comes behind it in its key is parked. In a
+// transactional pipeline that costs the open transaction.
 
 // condemned is an event that was refused after it was handed over.
 type condemned struct {
@@ -36,7 +37,7 @@ func (p *Pipeline) condemn(r *Record, err error) error {
 		return err
 	case r.Topic == d.Topic:
 		return d.refuse(poison)
-	case p.cfg.Reopen == nil:
+	case p.cfg.Reopen == nil && !p.cfg.Transactional:
 		return err
 	}
 	p.mu.Lock()
@@ -65,7 +66,7 @@ func (p *Pipeline) recover(ctx context.Context, cause error) bool {
 	var condemned *condemnedError
 	// What the sink says to those behind the event may have come first.
 	followed := p.gaveUp.Load() && p.retracts() && !isFinal(cause)
-	if !errors.As(cause, &condemned) && !followed || ctx.Err() != nil {
+	if p.cfg.Transactional || !errors.As(cause, &condemned) && !followed || ctx.Err() != nil {
 		return false
 	}
 	p.cfg.Logger.Warn("resuming from the checkpoint without a row that was refused for good", "error", cause)

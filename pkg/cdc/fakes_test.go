@@ -1,6 +1,7 @@
 package cdc_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -35,7 +36,9 @@ type server struct {
 	confirmed cdc.LSN
 	opens     int
 	refuse    error // what Open returns
+	fail      error // the same, for what may pass
 	onBreak   func()
+	onReopen  func() // called at each Open but the first
 	hold      string // an end LSN whose commit never comes
 	unclean   error  // what a stopped stream ends with
 	grew      chan struct{}
@@ -55,7 +58,10 @@ func (s *server) Ping(context.Context) error { return nil }
 func (s *server) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
 	s.mu.Lock()
 	s.opens++
-	refuse := s.refuse
+	refuse := cmp.Or(s.refuse, s.fail)
+	if s.opens > 1 && s.onReopen != nil {
+		s.onReopen()
+	}
 	s.mu.Unlock()
 	if refuse != nil {
 		return nil, refuse

@@ -116,8 +116,11 @@ func (h *handler) recognize(ev *Event) error {
 // poison ends the pipeline, and waits for that: everything before the event is
 // still to be delivered and confirmed, on the living stream.
 func (h *handler) poison(ctx context.Context, doing string, err error, ev *Event, r *Record) error {
-	if ctx.Err() != nil {
+	switch {
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
+	case errors.Is(err, errUnsaved):
+		return err
 	}
 	if h.cfg.Transactional && !isFinal(err) {
 		return (*Pipeline)(h).spoil(err)

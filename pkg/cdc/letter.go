@@ -19,6 +19,11 @@ type DeadLetters struct {
 	// Log reads the topic.
 	Log LetterLog
 
+	// Max is how many events may be dead or parked. At that many nothing more
+	// is taken that would have to join them, until some are retried or
+	// discarded. Zero is no limit.
+	Max int
+
 	// Encode makes r the topic's record for l, ready for the sink. If l has an
 	// Event, that is r.
 	Encode func(l *Letter, r *Record)
@@ -33,7 +38,11 @@ type LetterLog interface {
 	// Fetch returns records from the offset from on, in order. If there are
 	// none it waits for one, also through an outage, until ctx is done. The
 	// records are the caller's.
+	// What was trimmed is passed over.
 	Fetch(ctx context.Context, from int64) ([]Logged, error)
+
+	// Trim forgets what lies before an offset.
+	Trim(ctx context.Context, before int64) error
 }
 
 // Logged is a record and its place in the log.
@@ -47,12 +56,13 @@ type LetterKind string
 
 // The kinds of letters.
 const (
-	LetterClaim   LetterKind = "claim"   // an instance begins to write; what earlier ones write later is void
-	LetterDead    LetterKind = "dead"    // an event that could not be published
-	LetterParked  LetterKind = "parked"  // an event that waits behind one of its key and topic
-	LetterSettled LetterKind = "settled" // what became of a lot
-	LetterRequest LetterKind = "request" // an operator asks for something
-	LetterAnswer  LetterKind = "answer"  // it was carried out
+	LetterClaim    LetterKind = "claim"    // an instance begins to write; what earlier ones write later is void
+	LetterDead     LetterKind = "dead"     // an event that could not be published
+	LetterParked   LetterKind = "parked"   // an event that waits behind one of its key and topic
+	LetterProgress LetterKind = "progress" // how far a lot was dealt with in the transactions so far
+	LetterSettled  LetterKind = "settled"  // what became of a lot
+	LetterRequest  LetterKind = "request"  // an operator asks for something
+	LetterAnswer   LetterKind = "answer"   // it was carried out
 )
 
 // Letter is one record of the dead-letter topic.
@@ -72,9 +82,11 @@ type Letter struct {
 	Error   string
 	Missing string // parts of the record that could not be read, see [PoisonError]
 
-	Settled *Settled // LetterSettled
+	Settled *Settled // LetterSettled and LetterProgress
 	Request *Request // LetterRequest
 	Answer  *Answer  // LetterAnswer
+
+	anchor int64 // LetterRequest: from where the log must be kept for it, see [Lots]
 }
 
 // DeadLetter is an event that could not be published.
@@ -96,7 +108,14 @@ type Lot struct {
 	Dead   DeadLetter `json:"dead"`
 	Parked int        `json:"parked"` // those that came again after a crash count again
 
-	newest Position // of the last event that was put here
+	newest rowPlace // of the last event that was put here
+	upto   int64    // offset of the last event that was dealt with
+}
+
+// rowPlace is where a row was committed.
+type rowPlace struct {
+	Position
+	ordinal int64
 }
 
 // Settled says what became of a lot.
@@ -111,6 +130,10 @@ type Settled struct {
 	// Nil is a lot that is empty: its key is free.
 	Dead   *DeadLetter `json:"dead,omitempty"`
 	Parked int         `json:"parked"`
+
+	// Upto is, in LetterProgress, the offset of the last of its events that
+	// was published or discarded. The lot is still there.
+	Upto int64 `json:"upto,omitempty"`
 }
 
 // Action is what an operator asks for.

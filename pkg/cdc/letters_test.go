@@ -53,7 +53,7 @@ func TestLettersParkAndRetry(t *testing.T) {
 				if err := m.stop(); err != nil {
 					t.Error(err)
 				}
-				if n := m.check(never); n != 0 {
+				if n := m.compare(never); n != 0 {
 					t.Errorf("%d duplicates, want none", n)
 				}
 				if list := m.topics.lots(t).List(); len(list) != 0 || m.p.Status().ParkedKeys != 0 {
@@ -128,7 +128,7 @@ func TestLettersFaults(t *testing.T) {
 					if err := m.stop(); err != nil {
 						t.Error(err)
 					}
-					m.check(never)
+					m.compare(never)
 					if list := m.topics.lots(t).List(); len(list) != 0 {
 						t.Errorf("lots %+v, want none", list)
 					}
@@ -202,7 +202,7 @@ func TestLettersRetryReconnects(t *testing.T) {
 		if m.server.opens != 2 {
 			t.Errorf("%d streams, want 2", m.server.opens)
 		}
-		if n := m.check(never); n != 0 {
+		if n := m.compare(never); n != 0 {
 			t.Errorf("%d duplicates, want none", n)
 		}
 	})

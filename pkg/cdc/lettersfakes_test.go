@@ -3,6 +3,7 @@ package cdc_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
 	"sync"
@@ -21,9 +22,16 @@ const dlq = "dlq"
 type topics struct {
 	mu      sync.Mutex          // guards all below
 	letters []cdc.Record        // the dead-letter topic
+	first   int64               // offset of the first of them that was not trimmed
+	grew    chan struct{}       // closed when they are more
 	events  map[string][]string // the topic t by key, in order
 	stalled map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
 	slow    time.Duration
+	logPace time.Duration // of each read of the log
+	trims   int           // how often it was to be trimmed
+
+	mayNotTrim bool
+	away       chan struct{} // if not nil, closed once the log can be read
 
 	fault     cdc.LetterKind // letters that are never answered for
 	faultKept bool           // and are kept all the same
@@ -34,7 +42,7 @@ type topics struct {
 }
 
 func newTopics() *topics {
-	return &topics{events: map[string][]string{}, stalled: map[int]bool{}, bad: map[string]bool{}, refused: map[string]bool{}, wasBad: map[string]bool{}}
+	return &topics{grew: make(chan struct{}), events: map[string][]string{}, stalled: map[int]bool{}, bad: map[string]bool{}, refused: map[string]bool{}, wasBad: map[string]bool{}}
 }
 
 const topicPartitions = 2
@@ -56,12 +64,12 @@ func (c *topics) keep(r *cdc.Record) sinktest.Outcome {
 		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
 	case r.Topic == dlq && c.fault != "" && kindOf(r) == c.fault:
 		if c.faultKept {
-			c.letters = append(c.letters, cloneRecord(r))
+			c.add(r)
 		}
 		c.stalled[-1] = true
 		return sinktest.Outcome{Lost: true, Silent: true}
 	case r.Topic == dlq:
-		c.letters = append(c.letters, cloneRecord(r))
+		c.add(r)
 	default:
 		c.events[string(r.Key)] = append(c.events[string(r.Key)], string(r.Value))
 	}
@@ -78,27 +86,59 @@ func cloneRecord(r *cdc.Record) cdc.Record {
 
 // Fetch implements cdc.LetterLog.
 func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
+	select {
+	case <-time.After(c.logPace):
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if c.away != nil {
+		select {
+		case <-c.away:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	for {
-		if found := c.from(from); len(found) > 0 {
+		found, grew := c.from(from)
+		if len(found) > 0 {
 			return found, nil
 		}
 		select {
-		case <-time.After(time.Millisecond):
+		case <-grew:
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
 }
 
-func (c *topics) from(from int64) []cdc.Logged {
+func (c *topics) from(from int64) ([]cdc.Logged, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var found []cdc.Logged
-	for i := from; i < int64(len(c.letters)) && len(found) < 5; i++ {
+	for i := max(from, c.first); i < int64(len(c.letters)) && len(found) < 5; i++ {
 		r := cloneRecord(&c.letters[i])
 		found = append(found, cdc.Logged{Record: &r, Offset: i})
 	}
-	return found
+	return found, c.grew
+}
+
+// add puts a letter into the log. The lock must be held.
+func (c *topics) add(r *cdc.Record) {
+	c.letters = append(c.letters, cloneRecord(r))
+	close(c.grew)
+	c.grew = make(chan struct{})
+}
+
+// Trim implements cdc.LetterLog.
+func (c *topics) Trim(_ context.Context, before int64) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.trims++
+	if c.mayNotTrim {
+		return errors.New("not allowed")
+	}
+	c.first = max(c.first, before)
+	return nil
 }
 
 func kindOf(r *cdc.Record) cdc.LetterKind {
@@ -134,7 +174,7 @@ func (c *topics) write(l *cdc.Letter) {
 	deadletter.Encode(dlq, l, r)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.letters = append(c.letters, cloneRecord(r))
+	c.add(r)
 }
 
 func (c *topics) lots(t *testing.T) *cdc.Lots {
@@ -142,7 +182,7 @@ func (c *topics) lots(t *testing.T) *cdc.Lots {
 	lots := cdc.NewLots("s")
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for i := range c.letters {
+	for i := int(c.first); i < len(c.letters); i++ {
 		l, err := deadletter.Decode(&c.letters[i])
 		if err != nil {
 			t.Fatal(err)
@@ -201,10 +241,14 @@ type mourner struct {
 	log    *slog.Logger
 
 	interval time.Duration // between two saves
+	limit    int           // of events that are dead or parked
+	cluster  *cluster      // that it delivers to exactly once; nil: topics at least once
+	check    func(context.Context) error
+	dying    checkpointtest.Fault // what becomes of a call that is under way when the process is killed
 
 	cancel context.CancelFunc
 	ended  chan error
-	sink   *picky
+	close  func()
 	p      *cdc.Pipeline
 }
 
@@ -215,15 +259,21 @@ func newMourner(t *testing.T, txs ...scriptTx) *mourner {
 
 func (m *mourner) start() {
 	ctx, cancel := context.WithCancel(m.t.Context())
-	m.sink = &picky{m.topics.sink(), m.topics}
-	m.p = cdc.NewPipeline(cdc.Config{
-		Source: m.server, Sink: m.sink, Reopen: m.sink.reopen, Store: m.store.Open(), Route: routeOrNot, Logger: m.log,
+	cfg := cdc.Config{
+		Source: m.server, Route: routeOrNot, Logger: m.log, Check: m.check,
 		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: m.interval,
 		DeadLetters: &cdc.DeadLetters{
-			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode,
+			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode, Max: m.limit,
 			Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(dlq, l, r) },
 		},
-	})
+	}
+	if m.cluster != nil {
+		m.deliverExactlyOnce(&cfg)
+	} else {
+		sink := &picky{m.topics.sink(), m.topics}
+		cfg.Sink, cfg.Reopen, cfg.Store, m.close = sink, sink.reopen, m.store.Open(), func() { sink.Close() }
+	}
+	m.p = cdc.NewPipeline(cfg)
 	m.cancel, m.ended = cancel, make(chan error, 1)
 	p, ended := m.p, m.ended
 	go func() { ended <- p.Run(ctx) }()
@@ -233,12 +283,18 @@ func (m *mourner) start() {
 func (m *mourner) stop() error {
 	m.cancel()
 	err := <-m.ended
-	m.sink.Close()
+	m.close()
 	return err
 }
 
 // kill ends the process and saves nothing more.
 func (m *mourner) kill() {
+	if m.cluster != nil {
+		m.cluster.setFault(func(int, op) checkpointtest.Fault { return m.dying })
+		_ = m.stop() // it was killed
+		m.cluster.heal()
+		return
+	}
 	m.store.SetFault(func(op checkpointtest.Op, _ cdc.Position) checkpointtest.Fault {
 		if op == checkpointtest.Save {
 			return checkpointtest.Lost
@@ -286,9 +342,9 @@ func (m *mourner) settle() {
 	m.t.Fatalf("not settled: %+v", m.p.Status())
 }
 
-// check compares what arrived with what was committed: for each key the first
+// compare holds what arrived with what was committed: for each key the first
 // occurrences are in commit order, and what did not arrive was discarded.
-func (m *mourner) check(discarded func(key, event string) bool) (duplicates int) {
+func (m *mourner) compare(discarded func(key, event string) bool) (duplicates int) {
 	m.t.Helper()
 	want := map[string][]string{}
 	for _, tx := range m.server.txs {

@@ -19,7 +19,10 @@ import (
 func TestLettersModel(t *testing.T) {
 	for seed := range uint64(100) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { runModel(t, seed) })
+			synctest.Test(t, func(t *testing.T) { runModel(t, seed, false) })
+		})
+		t.Run(fmt.Sprint("ExactlyOnce", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { runModel(t, seed, true) })
 		})
 	}
 }
@@ -36,9 +39,13 @@ type model struct {
 
 var modelKeys = []string{"a", "b", "c"}
 
-func runModel(t *testing.T, seed uint64) {
+func runModel(t *testing.T, seed uint64, exact bool) {
 	m := &model{rng: rand.New(rand.NewPCG(seed, 1)), dropped: map[string]bool{}, droppedAll: map[string]bool{}}
 	m.mourner = newMourner(t, scriptTx{keys: []string{"a"}, end: 1000})
+	if exact {
+		m.exactlyOnce()
+		m.cluster.delay = time.Duration(m.rng.IntN(5)) * time.Millisecond
+	}
 	m.end = 1000
 	m.topics.slow = time.Duration(m.rng.IntN(3)) * time.Millisecond
 	m.interval = []time.Duration{10 * time.Millisecond, 400 * time.Millisecond}[m.rng.IntN(2)]
@@ -59,10 +66,13 @@ func runModel(t *testing.T, seed uint64) {
 	if err := m.stop(); err != nil {
 		t.Errorf("Run() = %v", err)
 	}
-	duplicates := m.check(func(key, event string) bool {
+	duplicates := m.compare(func(key, event string) bool {
 		return key == "null" || m.droppedAll[key] || m.dropped[key] && m.topics.wasBad[event]
 	})
-	if !m.killed && !m.repeats && duplicates > 0 {
+	if exact {
+		m.checkExact()
+	}
+	if (exact || !m.killed && !m.repeats) && duplicates > 0 {
 		t.Errorf("%d duplicates though nothing was killed or refused", duplicates)
 	}
 	for _, lot := range m.topics.lots(t).List() {
@@ -114,6 +124,8 @@ func (m *model) step() {
 		})
 	case n < 15:
 		m.ask()
+	case n < 16 && m.cluster != nil:
+		m.failOnce()
 	case n < 16:
 		m.topics.set(func() { m.topics.stalled[m.rng.IntN(topicPartitions+1)-1] = true })
 		m.killed = true // it takes a kill to go on

@@ -2,107 +2,11 @@ package cdc
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"sync"
 	"time"
 )
-
-// letters is the pipeline's hold on the dead-letter topic.
-type letters struct {
-	opened Position // the server and its end of WAL, when the stream was opened; owned by Run's goroutine
-	lost   bool     // another instance has claimed the log; owned by Run's goroutine between rounds
-
-	lots  *Lots  // as of all letters handed over; guarded by handing; nil without dead letters
-	owner string // the name that this pipeline writes under; guarded by handing
-
-	// Owned by claim before the stream runs, and by attend while it does.
-	next  int64     // offset up to which the log was read
-	asked []*Letter // requests to carry out
-	job   *job      // the first of them, if it was begun
-}
-
-// errClaimed ends a stream when another instance has claimed the log.
-var errClaimed = errors.New("another process writes dead letters for this slot")
-
-// claim makes this instance the log's only writer, and reads the log up to where
-// that is so: what an earlier one writes after it is void. A fresh start takes all
-// it knows from the log.
-func (p *Pipeline) claim(ctx context.Context, fresh bool) error {
-	d := p.cfg.DeadLetters
-	if d == nil {
-		return nil
-	}
-	p.handing.Lock()
-	defer p.handing.Unlock()
-	ls := &p.letters
-	ls.owner = rand.Text()
-	if fresh {
-		ls.lots, ls.next, ls.asked, ls.job = NewLots(d.Slot), 0, nil, nil
-	}
-	var b batch
-	if err := p.write(ctx, &Letter{Kind: LetterClaim}, &b); err != nil {
-		return fmt.Errorf("claim dead-letter topic %s: %w", d.Topic, err)
-	}
-	for claimed := false; !claimed; {
-		var err error
-		if claimed, err = p.readClaim(ctx, fresh); err != nil {
-			return fmt.Errorf("read dead-letter topic %s: %w", d.Topic, err)
-		}
-	}
-	if fresh {
-		ls.asked, ls.lots.asked, ls.lots.alone = ls.lots.asked, nil, nil
-		p.cfg.Logger.Info("dead letters are read", "topic", d.Topic, "parked_keys", len(ls.lots.keyed), "requests", len(ls.asked))
-	}
-	p.countParked()
-	return nil
-}
-
-// readClaim reads on, and reports whether it has come to the pipeline's claim.
-func (p *Pipeline) readClaim(ctx context.Context, fresh bool) (bool, error) {
-	ls := &p.letters
-	found, err := p.fetch(ctx, ls.next)
-	if err != nil {
-		return false, err
-	}
-	for _, l := range found {
-		ls.next = l.Offset + 1
-		switch {
-		case l.Slot != p.cfg.DeadLetters.Slot:
-		case fresh:
-			ls.lots.Apply(l)
-		case l.Kind == LetterRequest:
-			ls.asked = append(ls.asked, l)
-		case l.Kind == LetterClaim && l.Owner != ls.owner:
-			ls.lost = true
-			return false, errClaimed
-		}
-		if l.Kind == LetterClaim && l.Owner == ls.owner {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
-// fetch reads letters from the log, and passes over records that are none.
-func (p *Pipeline) fetch(ctx context.Context, from int64) ([]*Letter, error) {
-	logged, err := p.cfg.DeadLetters.Log.Fetch(ctx, from)
-	if err != nil {
-		return nil, err
-	}
-	found := make([]*Letter, 0, len(logged))
-	for _, rec := range logged {
-		l, err := p.cfg.DeadLetters.Decode(rec.Record)
-		if err != nil {
-			p.cfg.Logger.Warn("passing over a record in the dead-letter topic that is none of walpost's", "offset", rec.Offset, "error", err)
-			l = &Letter{}
-		}
-		l.Offset = rec.Offset
-		found = append(found, l)
-	}
-	return found, nil
-}
 
 // write hands a letter without an event over. The lock on handing must be held.
 func (p *Pipeline) write(ctx context.Context, l *Letter, b *batch) error {
@@ -137,7 +41,7 @@ func (d *DeadLetters) refuse(poison *PoisonError) error {
 
 // produce hands r over to the sink. The lock on handing must be held.
 func (p *Pipeline) produce(ctx context.Context, r *Record) error {
-	b := r.batch
+	b, tx, size := r.batch, r.tx, len(r.Key)+len(r.Value)
 	if b != nil {
 		b.add()
 	}
@@ -145,18 +49,45 @@ func (p *Pipeline) produce(ctx context.Context, r *Record) error {
 	if err != nil && b != nil {
 		b.done(nil) // it was not taken
 	}
+	if err == nil && tx == nil && p.cfg.Transactional {
+		p.txn.took(size, time.Now())
+	}
 	return err
 }
 
 // send hands r over: to its own topic, or to the dead letters if it is poison or
-// comes behind a dead letter of its key and topic.
+// comes behind a dead letter of its key and topic. It waits while there is no room
+// for one more of those.
 func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, table string) error {
 	p := (*Pipeline)(h)
 	if h.letters.lots == nil {
 		return p.produce(ctx, r)
 	}
+	for held := false; ; held = true {
+		kind, why, err := h.place(ctx, r, poison)
+		full := kind != "" && h.full()
+		if held && !full {
+			p.setHeld(false)
+		}
+		switch {
+		case kind == "":
+			return err
+		case !full:
+			return h.bury(ctx, kind, r, why, table)
+		}
+		poison = why // and its key may be free by then
+		if err := h.awaitRoom(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// place hands r over to its own topic, or returns as which kind of letter it must
+// be buried, and why.
+func (h *handler) place(ctx context.Context, r *Record, poison *PoisonError) (LetterKind, *PoisonError, error) {
+	p := (*Pipeline)(h)
 	if lot := h.letters.lots.of(r); lot != nil && !lot.Dead.precededBy(h.history(), r.CommitLSN, r.Ordinal) {
-		return h.bury(ctx, LetterParked, r, poison, table)
+		return LetterParked, poison, nil
 	}
 	if poison == nil && r.Topic == h.cfg.DeadLetters.Topic {
 		poison = errReserved()
@@ -165,13 +96,13 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 		poison = p.sentence(r)
 	}
 	if poison != nil {
-		return h.bury(ctx, LetterDead, r, poison, table)
+		return LetterDead, poison, nil
 	}
 	err := p.produce(ctx, r)
 	if !errors.As(err, &poison) {
-		return err
+		return "", nil, err
 	}
-	return h.bury(ctx, LetterDead, r, poison, table)
+	return LetterDead, poison, nil
 }
 
 func errReserved() *PoisonError {
@@ -187,9 +118,10 @@ func (h *handler) history() Position {
 // transaction there, so the watermark waits for it.
 func (h *handler) bury(ctx context.Context, kind LetterKind, r *Record, poison *PoisonError, table string) error {
 	p := (*Pipeline)(h)
-	if kind == LetterDead && r.Key != nil {
+	if kind == LetterDead && r.Key != nil && !h.cfg.Transactional {
 		// What precedes it in its key must be durable first: it may yet be refused,
-		// and is then to be the first dead letter itself.
+		// and is then to be the first dead letter itself. A transaction goes with it
+		// as a whole.
 		if err := h.cfg.Sink.Flush(ctx); err != nil {
 			return err
 		}

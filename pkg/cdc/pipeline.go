@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // Config holds a pipeline's settings. Source, Sink, Store and Route are
@@ -33,10 +35,14 @@ type Config struct {
 	// them. Nil ends the pipeline at the first.
 	DeadLetters *DeadLetters
 
+	// Check, if not nil, is asked at each start from the checkpoint, once that is
+	// owned and before anything is handed over. An error ends the attempt.
+	Check func(context.Context) error
+
 	// Reopen makes a sink that has given up take records again, after done was
 	// called for all that it had. It is needed for DeadLetters of records that
 	// are refused after they were handed over; without it they end the
-	// pipeline.
+	// pipeline. A transactional sink does without: Acquire does the same.
 	Reopen func(context.Context) error
 
 	// DrainTimeout bounds the wait for records in flight when the pipeline
@@ -51,8 +57,9 @@ type Config struct {
 	MaxUnconfirmedEvents int
 
 	// RetryInitial and RetryMax bound the wait before a broken stream is
-	// opened again: it doubles from one to the other, with jitter. Default
-	// to 100ms and 30s.
+	// opened again: it doubles from one to the other, with jitter. While the
+	// server takes connections it is at most 3 s, whatever else fails.
+	// Default to 100ms and 30s.
 	RetryInitial, RetryMax time.Duration
 
 	// Logger defaults to slog's default.
@@ -78,6 +85,13 @@ type Pipeline struct {
 	session session  // owned by Run's goroutine
 	loaded  Position // what the session's start was judged by; owned by Run's goroutine
 
+	circuit *circuit.Breaker // to the source and the store
+	repeats circuit.Repeats
+	down    time.Time // since when nothing streams, zero if it does; owned by Run's goroutine, and while a stream runs by prove
+	opened  time.Time // when the last stream was; owned by Run's goroutine
+	brief   bool      // it ended soon; owned by Run's goroutine
+	broke   error     // why it did, if the one before had ended soon too; owned by Run's goroutine
+
 	txn transaction // of a transactional sink
 
 	handing  turn   // held while something is handed over; guards the rest of this block
@@ -93,15 +107,17 @@ type Pipeline struct {
 	letters  letters
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
-	acked    atomic.Int64  // when a record was last acknowledged, in Unix ns
+	acked    atomic.Int64  // when a record was last acknowledged, as Stamp
 	gaveUp   atomic.Bool   // the sink has given up some record
 
-	saving sync.Mutex // held during a save
-	saved  Position   // guarded by saving
+	saving      sync.Mutex   // held during a save
+	savingSince atomic.Int64 // when it began, as Stamp; zero if none is under way
+	saved       Position     // guarded by saving
 
-	mu     sync.Mutex
-	status Status   // guarded by mu
-	acks   *Tracker // guarded by mu; set by Run's goroutine
+	mu      sync.Mutex
+	status  Status   // guarded by mu
+	durable Position // guarded by mu; saved, for who must not wait for a save
+	acks    *Tracker // guarded by mu; set by Run's goroutine
 
 	condemned map[condemned]*PoisonError // guarded by mu; events that are to become dead letters
 }
@@ -145,6 +161,8 @@ func NewPipeline(cfg Config) *Pipeline {
 		condemned: map[condemned]*PoisonError{},
 	}
 	p.done = p.delivered
+	p.letters.freed = make(chan struct{}, 1)
+	p.circuit = circuit.New(p.cfg.RetryInitial, p.cfg.RetryMax)
 	p.status = Status{State: Connecting, CaughtUp: time.Now(), Failed: noReasons(), DeadLetters: noReasons()}
 	return p
 }
@@ -157,8 +175,9 @@ func NewPipeline(cfg Config) *Pipeline {
 // be done, Run says so in its error.
 func (p *Pipeline) Run(ctx context.Context) error {
 	defer p.setState(Stopped, nil)
-	for attempt := 0; ; attempt++ {
+	for {
 		before := p.received.Load()
+		p.circuit.Try()
 		err := p.round(ctx)
 		var drained *drainedError
 		switch {
@@ -169,20 +188,15 @@ func (p *Pipeline) Run(ctx context.Context) error {
 		case ctx.Err() != nil || isFinal(err):
 			return errors.Join(finalCause(ctx, err), p.drain(ctx, nil))
 		}
-		if p.received.Load() != before {
-			attempt = 0
+		if p.received.Load() != before || p.retracts() { // a row that was refused is dealt with next
+			p.circuit.Hurry()
 		}
-		streamed := p.Status().State == Streaming
-		p.setState(Connecting, err)
+		delay := p.ended(err)
 		if p.txn.spoilt.Load() != nil {
 			p.setTracker(nil) // only the store knows where to go on
 		}
-		answers, err := p.wait(ctx, attempt, streamed, err)
-		if err != nil {
+		if p.wait(ctx, delay) != nil {
 			return p.drain(ctx, nil)
-		}
-		if answers {
-			attempt = -1 // what made it longer was that it did not
 		}
 	}
 }
@@ -216,8 +230,9 @@ func (p *Pipeline) save(ctx context.Context, s Stream) error {
 	return p.saveAt(ctx, s, mark, Partial{})
 }
 
-// saveLast is save at the end: it also saves a small advance, and how far the
-// open transaction was delivered.
+// saveLast is save at the end: it also saves a small advance, and how far the open
+// transaction was delivered. A save that failed is tried once more: the store's
+// connection may have died long before, with what interrupted the stream.
 func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) error {
 	p.saving.Lock()
 	defer p.saving.Unlock()
@@ -225,7 +240,11 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 	if mark < p.saved.LSN || mark == p.saved.LSN && partial == p.saved.Partial {
 		return nil
 	}
-	return p.saveAt(ctx, s, mark, partial)
+	err := p.saveAt(ctx, s, mark, partial)
+	if err != nil && ctx.Err() == nil && !errors.Is(err, ErrFenced) {
+		err = p.saveAt(ctx, s, mark, partial)
+	}
+	return err
 }
 
 // saveAt saves and confirms. With a transactional store the save is also what
@@ -233,15 +252,17 @@ func (p *Pipeline) saveLast(ctx context.Context, s Stream, partial Partial) erro
 // be held.
 func (p *Pipeline) saveAt(ctx context.Context, s Stream, mark LSN, partial Partial) error {
 	pos := Position{SystemID: p.session.systemID, Timeline: p.session.timeline, LSN: mark, Partial: partial}
+	p.savingSince.Store(Stamp(time.Now()))
+	defer p.savingSince.Store(0)
 	if err := p.cfg.Store.Save(ctx, pos); err != nil {
 		return fmt.Errorf("save checkpoint %s: %w", mark, err)
 	}
 	if p.cfg.Transactional {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		p.acks.Settle()
 	}
 	p.saved = pos
-	p.setCheckpoint(mark)
+	p.setCheckpoint(pos)
 	if s != nil {
 		s.Confirm(mark)
 	}
@@ -306,7 +327,7 @@ func (p *Pipeline) delivered(r *Record, err error) {
 		r.batch.done(err)
 	}
 	if err == nil {
-		p.acked.Store(time.Now().UnixNano())
+		p.acked.Store(Stamp(time.Now()))
 		if r.tx != nil {
 			r.tx.Ack()
 		}

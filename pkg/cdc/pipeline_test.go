@@ -281,6 +281,32 @@ func TestPipelineDrains(t *testing.T) {
 	})
 }
 
+// The last save is tried once more: a connection that died unnoticed is no reason to
+// repeat events.
+func TestPipelineLastSaveFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, script...)
+		r.outcome = func(*cdc.Record) sinktest.Outcome {
+			time.Sleep(100 * time.Millisecond) // so that the stop comes before any save
+			return sinktest.Outcome{}
+		}
+		failures := 1
+		r.store.SetFault(func(o checkpointtest.Op, pos cdc.Position) checkpointtest.Fault {
+			if o != checkpointtest.Save || pos.LSN <= 1 || failures == 0 {
+				return checkpointtest.None
+			}
+			failures--
+			return checkpointtest.Lost
+		})
+		if err := r.run(50 * time.Millisecond); err != nil {
+			t.Errorf("Run() = %v", err)
+		}
+		if got := r.store.Checkpoint().LSN; got != 40 || failures > 0 {
+			t.Errorf("checkpoint = %s, want 0/28; %d failures to come", got, failures)
+		}
+	})
+}
+
 // A stop that could not confirm its last position is not a clean one: with the slot
 // as the store, that is the save.
 func TestPipelineLastConfirmFails(t *testing.T) {

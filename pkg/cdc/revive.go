@@ -29,6 +29,8 @@ type revival struct {
 	dead *DeadLetter
 	done bool
 
+	upto, noted int64 // offset of the last that is gone, and what the log says of that
+
 	// known are the identities of the events that were read, also of settled
 	// ones, as hashes: what came again after a crash is not published again.
 	// That takes some 20 bytes an event while the job goes on.
@@ -48,15 +50,15 @@ const (
 // in the order of the log. New ones of its key are parked behind them until the
 // last has been acknowledged, and that they are settled is in the log too: only
 // then is the key free.
-func (p *Pipeline) carryOut(ctx context.Context, req *Letter) error {
-	if p.letters.job == nil {
-		j, err := p.survey(ctx, req)
-		if err != nil {
+func (p *Pipeline) carryOut(ctx context.Context, s Stream, req *Letter) error {
+	j := p.letters.job // nobody else sets it
+	if j == nil {
+		var err error
+		if j, err = p.survey(ctx, req); err != nil {
 			return err
 		}
-		p.letters.job = j
+		p.setJob(j)
 	}
-	j := p.letters.job
 	if err := p.untilSaved(ctx, j); err != nil {
 		return err
 	}
@@ -69,7 +71,7 @@ func (p *Pipeline) carryOut(ctx context.Context, req *Letter) error {
 		if err := j.flying.wait(ctx); err != nil {
 			return err
 		}
-		settled, err := p.settle(ctx, j, pass >= maxPasses)
+		settled, err := p.settle(ctx, s, j, pass >= maxPasses)
 		if err != nil {
 			return err
 		}
@@ -98,13 +100,14 @@ func (p *Pipeline) survey(ctx context.Context, req *Letter) (*job, error) {
 			}
 		}
 	}
+	p.trim(ctx, lots)
 	j := &job{request: req, owners: NewLots(slot), keyed: map[lotKey]*revival{}, alone: map[int64]*revival{}}
 	j.answer.Request = req.Request.ID
 	for _, lot := range lots.List() {
 		if lot.Dead.Offset > req.Offset || !req.Request.Wants(lot) {
 			continue
 		}
-		rv := &revival{lot: *lot, known: map[uint64]struct{}{}}
+		rv := &revival{lot: *lot, known: map[uint64]struct{}{}, upto: -1, noted: -1}
 		j.revivals = append(j.revivals, rv)
 		if lot.Key == nil {
 			j.alone[lot.Dead.Offset] = rv
@@ -125,9 +128,7 @@ func (p *Pipeline) sweep(ctx context.Context, j *job, locked bool) error {
 		return err
 	}
 	for _, l := range found {
-		if l.Kind == LetterClaim {
-			j.owners.Apply(l)
-		}
+		j.owners.identify(l)
 		if rv := j.find(l); rv != nil {
 			if err := p.revive(ctx, j, rv, l, locked); err != nil {
 				return err
@@ -173,11 +174,21 @@ func (rv *revival) knows(identity uint64) bool {
 
 // revive does with the next event of a lot what is asked for. Once one has failed
 // again, those behind it stay.
+//
+// The lock on handing is held from when an event is handed over until it is noted,
+// so that a commit in between has both or none.
 func (p *Pipeline) revive(ctx context.Context, j *job, rv *revival, l *Letter, locked bool) error {
+	if !locked {
+		p.handing.Lock()
+		defer p.handing.Unlock()
+	}
+	if p.stopping {
+		return errStopping
+	}
 	id := l.identity()
 	settled := l.Offset < rv.lot.Dead.Offset
 	if !settled && rv.dead == nil && !rv.knows(id) {
-		if err := p.deal(ctx, j, rv, l, locked); err != nil {
+		if err := p.deal(ctx, j, rv, l); err != nil {
 			return err
 		}
 	}
@@ -188,21 +199,25 @@ func (p *Pipeline) revive(ctx context.Context, j *job, rv *revival, l *Letter, l
 		rv.seen++
 	}
 	if !settled && rv.dead == nil {
-		rv.gone++
+		rv.gone, rv.upto = rv.gone+1, l.Offset
 	}
 	return nil
 }
 
 // deal publishes the next event of a lot, or drops it. If it fails again, the rest
-// of the lot stays behind it.
-func (p *Pipeline) deal(ctx context.Context, j *job, rv *revival, l *Letter, locked bool) error {
+// of the lot stays behind it. What the log says is done is only counted.
+func (p *Pipeline) deal(ctx context.Context, j *job, rv *revival, l *Letter) error {
 	q := j.request.Request
 	if q.Action == Discard && (rv.seen == 0 || q.WithParked && l.Offset < j.request.Offset) {
 		j.answer.Discarded++
 		return nil
 	}
+	if l.Offset <= rv.lot.upto {
+		j.answer.Published++
+		return nil
+	}
 	dead := l.dead() // before the event is the sink's
-	err := p.publishAgain(ctx, j, l, locked)
+	err := p.publishAgain(ctx, j, l)
 	var poison *PoisonError
 	if errors.As(err, &poison) {
 		p.countFailed(poison.Reason)
@@ -217,7 +232,7 @@ func (p *Pipeline) deal(ctx context.Context, j *job, rv *revival, l *Letter, loc
 }
 
 // publishAgain hands the event over as it was to be published at first.
-func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter, locked bool) error {
+func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter) error {
 	r := l.Event
 	if to := j.request.Request.To; to != "" {
 		r.Topic = to
@@ -233,13 +248,6 @@ func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter, locked b
 	if poison := p.sentence(r); poison != nil {
 		return poison
 	}
-	if !locked {
-		p.handing.Lock()
-		defer p.handing.Unlock()
-	}
-	if p.stopping {
-		return errStopping
-	}
 	r.batch = &j.flying
 	return p.produce(ctx, r)
 }
@@ -247,18 +255,23 @@ func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter, locked b
 // settle writes down what became of the lots whose every event was dealt with, and
 // frees their keys. It reports whether that is all of them. With hold it takes no
 // new events until that is so.
-func (p *Pipeline) settle(ctx context.Context, j *job, hold bool) (bool, error) {
+func (p *Pipeline) settle(ctx context.Context, s Stream, j *job, hold bool) (bool, error) {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	if p.stopping {
 		return false, errStopping
+	}
+	if hold && p.cfg.Transactional {
+		if err := p.commitNow(ctx, s); err != nil { // or what is parked could not be read
+			return false, err
+		}
 	}
 	for hold && !p.caughtUp(j) {
 		if err := p.sweep(ctx, j, true); err != nil {
 			return false, err
 		}
 	}
-	if err := j.flying.wait(ctx); err != nil {
+	if err := p.landed(ctx, &j.flying); err != nil {
 		return false, err
 	}
 	var marks batch
@@ -272,7 +285,7 @@ func (p *Pipeline) settle(ctx context.Context, j *job, hold bool) (bool, error) 
 		}
 		settled = append(settled, rv)
 	}
-	if err := marks.wait(ctx); err != nil {
+	if err := p.landed(ctx, &marks); err != nil {
 		return false, err
 	}
 	for _, rv := range settled {
@@ -280,6 +293,42 @@ func (p *Pipeline) settle(ctx context.Context, j *job, hold bool) (bool, error) 
 	}
 	p.countParked()
 	return p.caughtUp(j), nil
+}
+
+// landed waits until what b counts is durable. In a transaction the order is enough: all
+// of it will be, or nothing.
+func (p *Pipeline) landed(ctx context.Context, b *batch) error {
+	if p.cfg.Transactional {
+		return nil
+	}
+	return b.wait(ctx)
+}
+
+// commitNow commits what was handed over. p.handing must be held.
+func (p *Pipeline) commitNow(ctx context.Context, s Stream) error {
+	ctx, cancel := p.commitContext(ctx)
+	defer cancel()
+	return p.commitHanded(ctx, s)
+}
+
+// noteProgress writes into the open transaction how far the lots of the job have come
+// in it: what was published with it is not published again after a crash. p.handing
+// must be held.
+func (p *Pipeline) noteProgress(ctx context.Context) error {
+	if p.letters.job == nil {
+		return nil
+	}
+	for _, rv := range p.letters.job.revivals {
+		if rv.done || rv.upto == rv.noted || rv.lot.Key == nil {
+			continue
+		}
+		s := &Settled{Topic: rv.lot.Topic, Key: rv.lot.Key, Offset: rv.lot.Dead.Offset, Upto: rv.upto}
+		if err := p.write(ctx, &Letter{Kind: LetterProgress, Settled: s}, nil); err != nil {
+			return fmt.Errorf("write how far a dead letter's retry has come: %w", err)
+		}
+		rv.noted = rv.upto
+	}
+	return nil
 }
 
 // live returns the lot as it is now, or nil for one without a key.
@@ -316,9 +365,8 @@ func (rv *revival) outcome() *Settled {
 func (p *Pipeline) conclude(j *job, rv *revival) {
 	s := rv.outcome()
 	rv.done = true
-	if rv.lot.Key != nil {
-		p.letters.lots.settle(s)
-	}
+	p.letters.lots.settle(s)
+	signal(p.letters.freed)
 	if rv.dead == nil {
 		j.answer.Freed++
 		p.cfg.Logger.Info("dead letter settled, its key is free", "id", rv.lot.Dead.ID, "lsn", rv.lot.Dead.LSN.String(), "topic", rv.lot.Topic, "events", rv.gone)

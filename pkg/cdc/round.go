@@ -4,15 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"log/slog"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 )
-
-// pingInterval is how often a server that does not answer is tried while the
-// back-off runs.
-const pingInterval = 500 * time.Millisecond
 
 // drainedError ends a round whose stream was stopped and drained, with why it
 // was stopped, unless ctx ended it, and with what the drain could not do.
@@ -34,8 +30,9 @@ func (p *Pipeline) round(ctx context.Context) error {
 	if err := p.begin(ctx, stream.Start()); err != nil {
 		return err
 	}
-	p.cfg.Logger.Info("streaming", "start_lsn", stream.Start().LSN.String(), "resumed", p.resumed)
-	p.setState(Streaming, nil)
+	resumed := p.resumed
+	p.opened = time.Now()
+	p.setState(Streaming, p.broke)
 
 	// The stream outlives ctx: supervise drains it first.
 	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
@@ -53,7 +50,8 @@ func (p *Pipeline) round(ctx context.Context) error {
 		}
 		return p.checkpoint(saving, stream)
 	})
-	g.Go(func() error { return p.attend(saving) })
+	g.Go(func() error { return p.attend(saving, stream) })
+	g.Go(func() error { return p.prove(saving, stream.Start().LSN, resumed) })
 	g.Go(func() error {
 		if drained = p.supervise(ctx, gctx, stream, stopSaving); drained != nil {
 			return drained
@@ -97,7 +95,7 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		if p.txn.spoilt.Load() != nil {
 			why = "the open Kafka transaction is aborted"
 		}
-		p.cfg.Logger.Warn("starting from the checkpoint: "+why, "checkpoint_lsn", cp.LSN.String())
+		p.repeats.Log(p.cfg.Logger, slog.LevelWarn, why, "starting from the checkpoint: "+why, "checkpoint_lsn", cp.LSN.String())
 		// What is in flight must not be mixed with what comes again. In a
 		// transaction it is Acquire that ends it.
 		if !p.cfg.Transactional {
@@ -117,6 +115,24 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		p.ordinal, p.resumed = 0, p.tx != nil
 		return p.claim(ctx, false)
 	}
+	if err := p.acquire(ctx, start); err != nil {
+		return err
+	}
+	if p.cfg.Check != nil {
+		if err := p.cfg.Check(ctx); err != nil {
+			return err
+		}
+	}
+	if err := p.claim(ctx, true); err != nil {
+		return err
+	}
+	p.setTracker(p.newTracker(start.LSN))
+	p.reopen(start)
+	return nil
+}
+
+// acquire takes the checkpoint over, for a stream that begins at start.
+func (p *Pipeline) acquire(ctx context.Context, start Position) error {
 	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
 	defer cancel()
 	cp, err := p.cfg.Store.Acquire(ctx)
@@ -138,12 +154,7 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 		}
 		p.saved = start
 	}
-	p.setCheckpoint(p.saved.LSN)
-	if err := p.claim(ctx, true); err != nil {
-		return err
-	}
-	p.setTracker(p.newTracker(start.LSN))
-	p.reopen(start)
+	p.setCheckpoint(p.saved)
 	return nil
 }
 
@@ -197,10 +208,11 @@ func (p *Pipeline) checkpoint(ctx context.Context, s Stream) error {
 	}
 }
 
+// savedLSN does not wait for a save that is under way.
 func (p *Pipeline) savedLSN() LSN {
-	p.saving.Lock()
-	defer p.saving.Unlock()
-	return p.saved.LSN
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.durable.LSN
 }
 
 // supervise waits until the pipeline must stop. It then drains it while the
@@ -222,45 +234,4 @@ func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving fun
 		return &drainedError{cause: err, fenced: true}
 	}
 	return &drainedError{cause: errors.Join(err, derr)}
-}
-
-// wait sleeps before the next attempt. It ends early when a server that did not
-// answer answers again, which it reports, and fails when ctx is done.
-func (p *Pipeline) wait(ctx context.Context, attempt int, streamed bool, cause error) (answers bool, err error) {
-	d := p.backoff(attempt)
-	msg := "stream cannot be opened yet"
-	if streamed {
-		msg = "stream interrupted"
-	}
-	p.cfg.Logger.Warn(msg, "error", OneLine(cause), "retry_in", d.Round(time.Millisecond).String())
-	ctx, cancel := context.WithTimeoutCause(ctx, d, errWaited)
-	defer cancel()
-	down := p.cfg.Source.Ping(ctx) != nil
-	ticker := time.NewTicker(pingInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			if err := context.Cause(ctx); !errors.Is(err, errWaited) {
-				return false, err
-			}
-			return false, nil
-		case <-ticker.C:
-			if down && p.cfg.Source.Ping(ctx) == nil {
-				return true, nil
-			}
-		}
-	}
-}
-
-var errWaited = errors.New("waited long enough")
-
-// backoff doubles from RetryInitial to RetryMax. The upper half is random, so
-// that instances do not come in step.
-func (p *Pipeline) backoff(attempt int) time.Duration {
-	d := p.cfg.RetryMax
-	if attempt < 30 {
-		d = min(d, p.cfg.RetryInitial<<attempt)
-	}
-	return d/2 + rand.N(d/2+1)
 }

@@ -3,6 +3,8 @@ package cdc
 import (
 	"maps"
 	"time"
+
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // State is what a pipeline is doing.
@@ -19,7 +21,12 @@ const (
 // Status is a pipeline's condition at one moment.
 type Status struct {
 	State State
-	Err   error // why the last stream ended; nil while streaming
+	Err   error // why the last stream ended; nil while streaming, unless it is on probation
+
+	// Circuit is the one to the source and the store. It is half-open while a
+	// stream is opened again, and goes on to be so for some seconds while one
+	// runs whose predecessors ended soon.
+	Circuit circuit.State
 
 	Received     LSN // everything committed before it has been handed to the sink
 	Acknowledged LSN // the watermark
@@ -29,10 +36,12 @@ type Status struct {
 	Oldest      time.Time // commit time of the oldest unacknowledged transaction; zero if there is none
 	CaughtUp    time.Time // the last moment known to have nothing unacknowledged
 	LastAck     time.Time // when a record was last acknowledged; zero if none was
+	Saving      time.Time // when the save that is under way began; zero if none is
 
 	Failed      map[PoisonReason]int64 // events found to be poison, by reason
 	DeadLetters map[PoisonReason]int64 // of them, those that became dead letters
 	ParkedKeys  int                    // keys whose events wait behind a dead letter
+	Held        bool                   // nothing is taken, since as many events are dead or parked as may be
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
@@ -55,9 +64,13 @@ func (p *Pipeline) Status() Status {
 	defer p.mu.Unlock()
 	s := p.status
 	s.Failed, s.DeadLetters = maps.Clone(s.Failed), maps.Clone(s.DeadLetters)
+	s.Circuit = p.circuit.State()
 	s.Received = LSN(p.received.Load())
-	if ns := p.acked.Load(); ns > 0 {
-		s.LastAck = time.Unix(0, ns)
+	if at := p.savingSince.Load(); at != 0 {
+		s.Saving = Stamped(at)
+	}
+	if at := p.acked.Load(); at != 0 {
+		s.LastAck = Stamped(at)
 	}
 	if p.acks != nil {
 		s.Acknowledged, _ = p.acks.Watermark()
@@ -76,16 +89,43 @@ func (p *Pipeline) setState(state State, err error) {
 	p.status.State, p.status.Err = state, err
 }
 
+// explain says why the stream is not open yet.
+func (p *Pipeline) explain(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State == Connecting {
+		p.status.Err = err
+	}
+}
+
+// setHeld reports whether that is news.
+func (p *Pipeline) setHeld(held bool) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	news := p.status.Held != held
+	p.status.Held = held
+	return news
+}
+
+// setProven says that the stream is on probation no more.
+func (p *Pipeline) setProven() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.status.State == Streaming {
+		p.status.Err = nil
+	}
+}
+
 func (p *Pipeline) setTracker(t *Tracker) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.acks = t
 }
 
-func (p *Pipeline) setCheckpoint(lsn LSN) {
+func (p *Pipeline) setCheckpoint(pos Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.status.Checkpoint = lsn
+	p.status.Checkpoint, p.durable = pos.LSN, pos
 }
 
 func (p *Pipeline) countFailed(reason PoisonReason) {

@@ -19,7 +19,7 @@ import (
 // The headers of a letter. HeaderKind is the first of them; those after HeaderTime
 // are an event's, and are left out where they would be empty.
 const (
-	HeaderKind       = "walpost-dlq-kind"        // a cdc.LetterKind: dead, parked, claim, settled, request or answer
+	HeaderKind       = "walpost-dlq-kind"        // a cdc.LetterKind: dead, parked, claim, progress, settled, request or answer
 	HeaderSlot       = "walpost-dlq-slot"        // whose letter it is
 	HeaderOwner      = "walpost-dlq-owner"       // the instance that wrote it
 	HeaderTime       = "walpost-dlq-time"        // when it was written
@@ -68,7 +68,7 @@ func Encode(topic string, l *cdc.Letter, r *cdc.Record) {
 func body(l *cdc.Letter) []byte {
 	var v any
 	switch l.Kind {
-	case cdc.LetterSettled:
+	case cdc.LetterSettled, cdc.LetterProgress:
 		v = l.Settled
 	case cdc.LetterRequest:
 		v = l.Request
@@ -145,7 +145,7 @@ func Decode(r *cdc.Record) (*cdc.Letter, error) {
 	case cdc.LetterClaim:
 	case cdc.LetterDead, cdc.LetterParked:
 		d.event(l, r, first)
-	case cdc.LetterSettled:
+	case cdc.LetterSettled, cdc.LetterProgress:
 		l.Settled = new(cdc.Settled)
 		err = json.Unmarshal(r.Value, l.Settled)
 	case cdc.LetterRequest:

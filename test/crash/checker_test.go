@@ -83,7 +83,7 @@ func TestChecker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench()
 			c.arrive(b)
-			v := judge(b.ledger, c.samples, c.reasons)
+			v := judge(b.ledger, samples(c.samples), c.reasons)
 			if n := len(v.wrong); c.want == "" && n > 0 || c.want != "" && (n != 1 || v.wrong[c.want] == 0) {
 				t.Errorf("wrong: %v, want %q", v.wrong, c.want)
 			}

@@ -14,17 +14,69 @@ import (
 
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
 func TestCrash(t *testing.T) {
-	runBlocks(t, *faultCount, true, slices.Concat(processFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
-		checkpointFaults, tableFaults, spillFaults))
+	faults := slices.Concat(processFaults, clockFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
+		pullFaults, tableFaults, spillFaults, limitFaults)
+	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
+		of := checkpointFaults
+		if exact {
+			of = transactionFaults
+		}
+		runBlocks(t, n, mode{real: true, exact: exact}, slices.Concat(faults, of))
+	})
 }
 
 // TestCrashBroker breaks an in-process broker, in ways that a single real one
 // cannot be made to show.
 func TestCrashBroker(t *testing.T) {
-	runBlocks(t, max(1, *faultCount/5), false, slices.Concat(fakeFaults, processFaults, networkFaults(pgSide)))
+	faults := slices.Concat(fakeFaults, processFaults, networkFaults(pgSide))
+	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
+		of := faults
+		if exact {
+			of = slices.Concat(faults, fakeTransactionFaults)
+		}
+		runBlocks(t, max(1, n/5), mode{exact: exact}, of)
+	})
 }
 
-func runBlocks(t *testing.T, n int, real bool, faults []fault) {
+// mode is what a block is about.
+type mode struct {
+	real  bool // a real broker
+	exact bool // exactly-once
+}
+
+func (m mode) String() string {
+	s := "in-process broker"
+	if m.real {
+		s = "real servers"
+	}
+	if m.exact {
+		s += ", exactly-once"
+	}
+	return s
+}
+
+func (m mode) guarantee() string {
+	if m.exact {
+		return exactlyOnce
+	}
+	return atLeastOnce
+}
+
+// eachGuarantee runs the guarantee that is asked for, or both with fewer faults in
+// the second.
+func eachGuarantee(t *testing.T, run func(t *testing.T, exact bool, n int)) {
+	for _, name := range []string{atLeastOnce, exactlyOnce} {
+		n := *faultCount
+		if *guarantee == "" && name == exactlyOnce {
+			n = max(1, n*3/4)
+		}
+		if *guarantee == "" || *guarantee == name {
+			t.Run(name, func(t *testing.T) { run(t, name == exactlyOnce, n) })
+		}
+	}
+}
+
+func runBlocks(t *testing.T, n int, m mode, faults []fault) {
 	seed := cmp.Or(*seedFlag, uint64(time.Now().UnixNano()))
 	if faults = only(t, faults); len(faults) == 0 {
 		t.Skip("no fault is called " + *onlyFaults)
@@ -36,10 +88,10 @@ func runBlocks(t *testing.T, n int, real bool, faults []fault) {
 		t.Run(fmt.Sprintf("block%d", block), func(t *testing.T) {
 			defer func() {
 				if t.Failed() {
-					fmt.Printf("failed: again with -run %s -seed %d -block %d -faults %d\n", t.Name(), seed, block, size)
+					fmt.Printf("failed: again with -run %s -guarantee %s -seed %d -block %d -faults %d\n", t.Name(), m.guarantee(), seed, block, size)
 				}
 			}()
-			runBlock(t, newStage(t, seed, block, real), size, faults)
+			runBlock(t, newStage(t, seed, block, m), size, faults)
 		})
 		if t.Failed() {
 			return
@@ -86,26 +138,38 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 		}
 	}
 	end()
-	v := judge(s.ledger, s.sampler.samples, s.reasons)
-	report(t, s, v, kinds, recoveries, time.Since(begun))
+	report(t, s, s.judge(), kinds, recoveries, time.Since(begun))
+}
+
+func (s *stage) judge() verdict {
+	if !s.exact {
+		return judge(s.ledger, samples(s.sampler.samples), s.reasons)
+	}
+	judgeCommits(s.ledger, s.progress.all, s.sampler.samples)
+	return judge(s.ledger, s.progress.all, nil)
 }
 
 // waitFor waits for a fault's moment, which must come soon.
 func (s *stage) waitFor(m moment) {
 	if m.large > 0 {
-		_ = s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
-			for left := m.large; left > 0; left -= 1000 {
-				if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
-					return err
-				}
-			}
-			return nil
-		}) // the server may be away after the fault before
+		_ = s.probe.write(s.t.Context(), largeRows(m.large)) // the server may be away after the fault before
 	} else {
-		from := s.ledger.committed()
-		_ = s.until(3*time.Second, "events", func() bool { return s.ledger.committed() >= from+m.events })
+		from := s.ledger.size()
+		_ = s.until(3*time.Second, "events", func() bool { return s.ledger.size() >= from+m.events })
 	}
 	<-time.After(m.delay) // the moment is the test
+}
+
+// largeRows writes so many rows of the session's own keys.
+func largeRows(n int) func(ctx context.Context, t *txn) error {
+	return func(ctx context.Context, t *txn) error {
+		for left := n; left > 0; left -= 1000 {
+			if err := t.insert(ctx, t.table(), t.rows(min(left, 1000), t.own)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
 }
 
 // ended says that the fault is over.
@@ -171,15 +235,23 @@ func (s *stage) finish() {
 	if err := s.stop(s.main); err != nil {
 		s.problem("last stop: %v", err)
 	}
-	in, err := harness.Count(s.t.Context(), s.brokers, s.ledger.topics...)
+	s.readAll(s.ledger.records, s.ledger.topics...)
+	if s.exact {
+		s.readAll(s.progress.read, progressTopic)
+	}
+}
+
+// readAll waits until all that the topics hold is read.
+func (s *stage) readAll(read func() int64, topics ...string) {
+	in, err := harness.Count(s.t.Context(), s.brokers, topics...)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.until(30*time.Second, fmt.Sprintf("read all of %d records", in), func() bool { return s.ledger.records() >= in }); err != nil {
-		s.t.Fatal(err)
+	if err := s.until(30*time.Second, fmt.Sprintf("read all of %d records in %s", in, topics), func() bool { return read() >= in }); err != nil {
+		s.t.Fatalf("%v; %d are read", err, read())
 	}
-	if read := s.ledger.records(); read > in {
-		s.problem("Kafka holds %d records, after %d had been read: it has lost some", in, read)
+	if read := read(); read > in {
+		s.problem("%s hold %d records, after %d had been read: Kafka has lost some", topics, in, read)
 	}
 }
 

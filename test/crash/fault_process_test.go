@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // processFaults hit walpost itself.
@@ -18,17 +20,24 @@ var processFaults = []fault{
 	{"SIGSTOP for a moment", 4, frozen},
 	{"kill -9 beside a standby", 3, killedBesideStandby},
 	{"SIGTERM beside a standby", 3, stoppedBesideStandby},
-	{"SIGSTOP until a standby takes over", 2, replaced(func(i *instance) error { i.Signal(syscall.SIGSTOP); return nil }, func(i *instance) error {
-		i.Signal(syscall.SIGCONT)
-		return nil
-	})},
-	{"cut off from Postgres until a standby takes over", 2, replaced(cutOff, func(i *instance) error { return i.pg.heal() })},
+	{"SIGSTOP until a standby takes over", 2, replaced(freeze, thaw)},
+	{"cut off from Postgres until a standby takes over", 2, replaced(cutOff, func(i *instance) error { return i.pg.Heal() })},
+}
+
+func freeze(i *instance) error {
+	i.Signal(syscall.SIGSTOP)
+	return nil
+}
+
+func thaw(i *instance) error {
+	i.Signal(syscall.SIGCONT)
+	return nil
 }
 
 // cutOff swallows all that an instance and Postgres say to each other.
 func cutOff(i *instance) error {
-	for _, d := range directions {
-		if err := i.pg.add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
+	for _, d := range harness.Directions {
+		if err := i.pg.Add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
 			return err
 		}
 	}
@@ -61,10 +70,11 @@ func stopped(_ context.Context, s *stage, _ *rand.Rand) error {
 }
 
 func frozen(_ context.Context, s *stage, r *rand.Rand) error {
-	s.main.Signal(syscall.SIGSTOP)
+	if err := freeze(s.main); err != nil {
+		return err
+	}
 	<-time.After(between(r, 50*time.Millisecond, 900*time.Millisecond)) // frozen meanwhile
-	s.main.Signal(syscall.SIGCONT)
-	return nil
+	return thaw(s.main)
 }
 
 func killedBesideStandby(_ context.Context, s *stage, _ *rand.Rand) error {
@@ -129,7 +139,7 @@ func (s *stage) stopReplaced(i *instance) error {
 	i.asked = true
 	stop(i)
 	code, err := s.await(i, 30*time.Second)
-	if err == nil && code != 0 && !strings.Contains(i.Log(), "owned by another process") {
+	if err == nil && code != 0 && !strings.Contains(i.Log(), "owned by another process") && !strings.Contains(i.Log(), "session that owns the slot") {
 		err = fmt.Errorf("%s: exit %d after SIGTERM; its log ends:\n%s", i.name, code, tail(i.Log()))
 	}
 	return err

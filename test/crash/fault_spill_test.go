@@ -3,9 +3,11 @@ package crash
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -24,20 +26,39 @@ const diskFull = "spill: disk full"
 // spillSize is the size of the file system of the folder.
 const spillSize = 32 << 20
 
-// mountSmall puts a small file system on dir until the test ends, if this process
-// may.
-func mountSmall(t testing.TB, dir string) bool {
+// mountSmall returns the path of a small file system, or false if this process may
+// not make one. It is mounted nowhere: an open descriptor holds it, and the path
+// leads through that. So it goes with the process, however that ends.
+func mountSmall(t testing.TB) (path string, ok bool) {
 	t.Helper()
-	if err := unix.Mount("walpost", dir, "tmpfs", 0, "size=32m"); err != nil {
-		t.Logf("spill folder without a file system of its own, so it is never full: mount tmpfs: %v", err)
-		return false
+	fd, err := detachedTmpfs()
+	if err != nil {
+		t.Logf("spill folder without a file system of its own, so it is never full: %v", err)
+		return "", false
 	}
-	t.Cleanup(func() {
-		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
-			t.Errorf("unmount %s: %v", dir, err)
-		}
-	})
-	return true
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), fd), true
+}
+
+// detachedTmpfs makes a file system of spillSize.
+// https://man7.org/linux/man-pages/man2/fsmount.2.html
+func detachedTmpfs() (int, error) {
+	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return 0, fmt.Errorf("open tmpfs: %w", err)
+	}
+	defer func() { _ = unix.Close(fs) }()
+	if err := unix.FsconfigSetString(fs, "size", strconv.Itoa(spillSize)); err != nil {
+		return 0, fmt.Errorf("set size of tmpfs: %w", err)
+	}
+	if err := unix.FsconfigCreate(fs); err != nil {
+		return 0, fmt.Errorf("create tmpfs: %w", err)
+	}
+	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, 0)
+	if err != nil {
+		return 0, fmt.Errorf("mount tmpfs: %w", err)
+	}
+	return fd, nil
 }
 
 func spillGone(_ context.Context, s *stage, r *rand.Rand) error {

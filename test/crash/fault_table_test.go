@@ -17,6 +17,8 @@ var tableFaults = []fault{
 		return s.sql("TRUNCATE " + one(r, "outbox", "outbox_parts", "outbox, outbox_parts, other"))
 	}},
 	{"table: partition attached and detached", 4, partitionReplaced},
+	{"table: published for itself, then attached", 3, strangerAttached},
+	{"table: attached in the transaction of its rows", 3, attachedInTransaction},
 	{"table: bulk load elsewhere", 2, bulkLoad},
 }
 
@@ -45,13 +47,25 @@ func payloadTypeChanged(_ context.Context, s *stage, r *rand.Rand) error {
 // partitionReplaced attaches a partition whose columns are in another order, turns
 // the writer to it, then takes the old one away.
 func partitionReplaced(_ context.Context, s *stage, r *rand.Rand) error {
-	old, next := s.lanes, s.lanes+1
-	if err := s.sql(
-		fmt.Sprintf(`CREATE TABLE outbox_parts_%d (at timestamptz NOT NULL DEFAULT clock_timestamp(), lane int, seq bigint NOT NULL, payload text,
-			type text NOT NULL, id uuid, aggregateid text NOT NULL, aggregatetype text NOT NULL)`, next),
-		fmt.Sprintf("ALTER TABLE outbox_parts ATTACH PARTITION outbox_parts_%[1]d FOR VALUES IN (%[1]d)", next)); err != nil {
+	next := s.lanes + 1
+	if err := s.sql(createPartition(next), attachPartition(next)); err != nil {
 		return err
 	}
+	return s.turnTo(next, r)
+}
+
+func createPartition(n int) string {
+	return fmt.Sprintf(`CREATE TABLE outbox_parts_%d (at timestamptz NOT NULL DEFAULT clock_timestamp(), lane int, seq bigint NOT NULL, payload text,
+		type text NOT NULL, id uuid, aggregateid text NOT NULL, aggregatetype text NOT NULL)`, n)
+}
+
+func attachPartition(n int) string {
+	return fmt.Sprintf("ALTER TABLE outbox_parts ATTACH PARTITION outbox_parts_%[1]d FOR VALUES IN (%[1]d)", n)
+}
+
+// turnTo makes the writer write to the next partition, and takes the old one away.
+func (s *stage) turnTo(next int, r *rand.Rand) error {
+	old := s.lanes
 	s.lanes = next
 	<-time.After(between(r, 0, 200*time.Millisecond)) // both are there
 	s.writer.lane.Store(int64(next))
@@ -63,6 +77,82 @@ func partitionReplaced(_ context.Context, s *stage, r *rand.Rand) error {
 		return s.sql(fmt.Sprintf("DROP TABLE outbox_parts_%d", old))
 	}
 	return nil
+}
+
+// strangerAttached makes a partition of a table that walpost has seen as another's:
+// it was published for itself. What came before it was attached is no event at the
+// time, and may become one if it is read again later.
+func strangerAttached(ctx context.Context, s *stage, r *rand.Rand) error {
+	next := s.lanes + 1
+	table := fmt.Sprintf("outbox_parts_%d", next)
+	if err := s.sql(createPartition(next), "ALTER PUBLICATION walpost ADD TABLE "+table); err != nil {
+		return err
+	}
+	for _, n := range []int{5, 500} { // the last is streamed before its commit
+		err := s.until(maxRecovery, "the writer can write", func() bool {
+			return s.probe.write(ctx, func(ctx context.Context, t *txn) error {
+				if err := t.insertStrangers(ctx, table, next, n); err != nil {
+					return err
+				}
+				return t.insert(ctx, "outbox", t.rows(1, t.own))
+			}) == nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	if r.IntN(2) == 0 {
+		if err := s.recovered(); err != nil { // it has seen them
+			return err
+		}
+	}
+	if err := s.sql(attachPartition(next), unpublish(table)); err != nil {
+		return err
+	}
+	return s.turnTo(next, r)
+}
+
+// unpublish takes a partition out of the publication for itself; it stays in it as a
+// part of its root. Else its rows would be none of the outbox's as soon as it is
+// detached, which is not promised: see docs/guarantees.md.
+func unpublish(table string) string { return "ALTER PUBLICATION walpost DROP TABLE " + table }
+
+// attachedInTransaction writes to a table, attaches it and writes on in the same
+// transaction, which is streamed before its commit.
+func attachedInTransaction(ctx context.Context, s *stage, r *rand.Rand) error {
+	next := s.lanes + 1
+	table := fmt.Sprintf("outbox_parts_%d", next)
+	before, after := 1+r.IntN(400), 1+r.IntN(400)
+	err := s.until(maxRecovery, "the writer can write", func() bool {
+		return s.probe.write(ctx, func(ctx context.Context, t *txn) error {
+			for _, sql := range []string{createPartition(next), "ALTER PUBLICATION walpost ADD TABLE " + table} {
+				if _, err := t.conn.Exec(ctx, sql); err != nil {
+					return err
+				}
+			}
+			if err := t.insertStrangers(ctx, table, next, before); err != nil {
+				return err
+			}
+			if _, err := t.conn.Exec(ctx, attachPartition(next)); err != nil {
+				return err
+			}
+			return t.insertLane(ctx, "outbox_parts", int64(next), t.rows(after, t.own))
+		}) == nil
+	})
+	if err == nil {
+		err = s.sql(unpublish(table))
+	}
+	if err != nil {
+		return err
+	}
+	return s.turnTo(next, r)
+}
+
+// insertStrangers writes rows into a table that is not an outbox yet.
+func (t *txn) insertStrangers(ctx context.Context, table string, lane, n int) error {
+	rows := t.ghosts(n)
+	t.w.ledger.allow(rows)
+	return t.insertLane(ctx, table, int64(lane), rows)
 }
 
 // bulkLoad writes much into a table that is not published.

@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -16,17 +18,19 @@ import (
 // instance is one run of walpost.
 type instance struct {
 	*harness.Process
-	pg    *link // to Postgres
+	pg    *harness.Link // to Postgres
 	admin string
 	name  string
 	asked bool // to end
 }
 
-// Settings that an instance may have; the seed chooses.
-var choices = []struct {
+// choice is a setting that an instance may have; the seed chooses.
+type choice struct {
 	name   string
 	values []string
-}{
+}
+
+var choices = []choice{
 	{"CHECKPOINT_INTERVAL", []string{"100ms", "1s", "3s"}},
 	{"DELIVERY_MAX_TX_MEMORY", []string{"64KiB", "1MiB", "8MiB"}},
 	{"DELIVERY_MAX_IN_FLIGHT_BYTES", []string{"1MiB", "24MiB"}},
@@ -35,25 +39,30 @@ var choices = []struct {
 	{"POSTGRES_STATUS_INTERVAL", []string{"200ms", "5s"}},
 }
 
-// start starts an instance.
-func (s *stage) start() *instance {
+// transactionTimeouts are what exactly-once chooses from: the least ends in many a
+// fault.
+var transactionTimeouts = choice{"KAFKA_TRANSACTION_TIMEOUT", []string{"2s", "1m"}}
+
+// start starts an instance, with settings that take the place of those that the seed
+// chooses.
+func (s *stage) start(settings ...string) *instance {
 	s.t.Helper()
-	path, err := harness.Binary(binDir)
-	if err != nil {
-		s.t.Fatal(err)
-	}
 	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
 	n := len(s.instances)
 	i := &instance{pg: s.pgLinks[n%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", n+1)}
 	dsn := s.pgURL()
-	dsn.Host = i.pg.addr()
+	dsn.Host, dsn.User = i.pg.Addr(), url.UserPassword(roleName, rolePassword)
 	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
-	for _, c := range choices {
-		env = append(env, "WALPOST_"+c.name+"="+c.values[s.rng.IntN(len(c.values))])
+	chosen := choices
+	if s.exact {
+		chosen = append(slices.Clone(choices), transactionTimeouts)
 	}
-	i.Process = harness.Start(s.t, path, env, "run")
+	for _, c := range chosen {
+		env = append(env, "WALPOST_"+c.name+"="+one(s.rng, c.values...))
+	}
+	i.Process = harness.Start(s.t, s.binary, append(env, settings...), "run")
 	s.instances = append(s.instances, i)
 	return i
 }
@@ -142,7 +151,7 @@ func (s *stage) stop(i *instance) error {
 }
 
 // restart replaces the main instance, which has ended.
-func (s *stage) restart() { s.main = s.start() }
+func (s *stage) restart(settings ...string) { s.main = s.start(settings...) }
 
 // alive notes an instance that ended unasked, and replaces it.
 func (s *stage) alive() {

@@ -37,6 +37,7 @@ type event struct {
 	// What came of it; guarded by ledger.mu.
 	seen      int
 	at        int64 // append time of the first record, in Unix ms
+	visible   int64 // when a consumer could read it, in Unix ms
 	partition int32 // of all topics' partitions, counted through
 	offset    int64
 	lsn       cdc.LSN // commit, as the record's header has it
@@ -65,10 +66,12 @@ type repeat struct {
 type ledger struct {
 	topics     []string
 	partitions int32 // of each topic
+	committed  bool  // only records of committed transactions are read
 
 	mu       sync.Mutex
 	events   map[uuid.UUID]*event
 	pending  map[uuid.UUID]*event // in a commit under way
+	optional map[uuid.UUID]bool   // rows that may be events: their table became a partition later
 	repeats  []repeat
 	ends     []int64 // by partition of all topics, counted through: what was read
 	faults   []begun
@@ -113,7 +116,7 @@ const (
 func newLedger(topics []string, partitions int32) *ledger {
 	return &ledger{
 		topics: topics, partitions: partitions,
-		events: map[uuid.UUID]*event{}, pending: map[uuid.UUID]*event{}, wrong: map[string]int{},
+		events: map[uuid.UUID]*event{}, pending: map[uuid.UUID]*event{}, optional: map[uuid.UUID]bool{}, wrong: map[string]int{},
 		ends: make([]int64, len(topics)*int(partitions)),
 	}
 }
@@ -124,6 +127,15 @@ func (l *ledger) expect(ids []uuid.UUID, events []*event) {
 	defer l.mu.Unlock()
 	for i, id := range ids {
 		l.pending[id] = events[i]
+	}
+}
+
+// allow says that these rows may come, or not.
+func (l *ledger) allow(rows []row) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, r := range rows {
+		l.optional[uuid.MustParse(r.id)] = true
 	}
 }
 
@@ -158,8 +170,9 @@ func (l *ledger) fault(what string, at int64, format string, args ...any) {
 	}
 }
 
-// record takes a record from Kafka, in order within its partition. One that it has
-// had is left out: a consumer may go back when a leader moves.
+// record takes a record from Kafka, in order within its partition, also the markers
+// that end transactions, which are no events. One that it has had is left out: a
+// consumer may go back when a leader moves.
 func (l *ledger) record(rec *kgo.Record) {
 	at := rec.Timestamp.UnixMilli()
 	if rec.Attrs.TimestampType() != 1 { // not the broker's append time
@@ -172,7 +185,13 @@ func (l *ledger) record(rec *kgo.Record) {
 		return
 	}
 	l.ends[partition] = rec.Offset + 1
+	if rec.Attrs.IsControl() {
+		return
+	}
 	id, ev := l.find(rec)
+	if ev == nil && l.optional[id] {
+		return
+	}
 	if ev == nil {
 		l.fault(invented, at, "%s/%d@%d, id %s", rec.Topic, rec.Partition, rec.Offset, id)
 		return
@@ -183,6 +202,9 @@ func (l *ledger) record(rec *kgo.Record) {
 		return
 	}
 	ev.at, ev.partition, ev.offset = at, partition, rec.Offset
+	if ev.visible = at; l.committed {
+		ev.visible = max(at, time.Now().UnixMilli()) // it waited for the commit
+	}
 	ev.tx.left--
 	ev.tx.last = max(ev.tx.last, at)
 	if ev.key.last > ev.seq {
@@ -245,11 +267,11 @@ func header(rec *kgo.Record, name string) (string, bool) {
 	return "", false
 }
 
-// seen reports whether the event is in Kafka, and since when.
+// seen reports whether the event can be read from Kafka, and since when.
 func (l *ledger) seen(ev *event) (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.UnixMilli(ev.at), ev.seen > 0
+	return time.UnixMilli(ev.visible), ev.seen > 0
 }
 
 // counts returns how many events are committed, and how many of these are not in
@@ -265,7 +287,7 @@ func (l *ledger) counts() (committed, missing int) {
 	return len(l.events), missing
 }
 
-// records returns how many records were read of all topics.
+// records returns how many records were read of all topics, and markers.
 func (l *ledger) records() (n int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -275,8 +297,8 @@ func (l *ledger) records() (n int64) {
 	return n
 }
 
-// committed returns how many events are.
-func (l *ledger) committed() int {
+// size returns how many events are committed.
+func (l *ledger) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return len(l.events)

@@ -1,7 +1,8 @@
 // Package crash breaks everything around walpost, and walpost itself, in an order
 // that a seed decides, and checks from the outside that its promises hold: nothing
 // lost, invented, reordered, changed or misplaced, nothing saved before it is in
-// Kafka, and no repeat but for a reason.
+// Kafka, and no repeat but for a reason. With exactly-once it reads what is committed
+// in Kafka, and there is no reason for a repeat.
 //
 // A run goes in blocks, each with servers and a table of its own, which a seed and
 // a number name: -seed 7 -block 3 does again what was done as the fourth block of
@@ -25,7 +26,14 @@ var (
 	faultCount = flag.Int("faults", 20, "how many faults; those of the in-process broker are a fifth more")
 	seedFlag   = flag.Uint64("seed", 0, "seed of the plan and of the writer; 0 takes one from the clock")
 	firstBlock = flag.Int("block", 0, "number of the first block, to go on where a run stopped")
+	guarantee  = flag.String("guarantee", "", "at-least-once or exactly-once; empty for both, with a quarter less faults in the second")
 	onlyFaults = flag.String("only", "", "regular expression: faults to take, all others are left out")
+)
+
+// The values of delivery.guarantee.
+const (
+	atLeastOnce = "at-least-once"
+	exactlyOnce = "exactly-once"
 )
 
 // blockSize is how many faults share their servers.

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
+	"sort"
 	"testing"
 	"time"
 
@@ -32,38 +32,51 @@ func newClient(t testing.TB, brokers []string, opts ...kgo.Opt) *kgo.Client {
 	return cl
 }
 
-// read enters all records of the topics in the ledger until ctx is done.
-func read(ctx context.Context, cl *kgo.Client, l *ledger) {
+// read hands all records to enter until ctx is done.
+func read(ctx context.Context, cl *kgo.Client, enter func(*kgo.Record)) {
 	for {
 		fetches := cl.PollFetches(ctx)
 		if ctx.Err() != nil {
 			return
 		}
-		fetches.EachRecord(l.record) // errors pass: the broker is killed and comes back
+		fetches.EachRecord(enter) // errors pass: the broker is killed and comes back
 	}
 }
 
 // sample is a moment at which a higher position than before was saved or
 // confirmed.
 type sample struct {
+	at   int64   // Unix ms
 	lsn  cdc.LSN // all that was committed before must be in Kafka
-	ends []int64 // of all topics' partitions a moment later
+	ends []int64 // of all partitions of the sampler's topics a moment later
 }
 
-// sampler reads the checkpoint and the slot, and after them the ends of the
-// topics.
+// samples are in the order of time.
+type samples []sample
+
+// early implements [saves].
+func (s samples) early(ev *event) (cdc.LSN, bool) {
+	n := sort.Search(len(s), func(i int) bool { return s[i].lsn >= ev.tx.after })
+	if n == len(s) || ev.offset < s[n].ends[ev.partition] {
+		return 0, false
+	}
+	return s[n].lsn, true
+}
+
+// sampler reads the checkpoint, if the database has it, and the slot, and after
+// them the ends of topics: those of the events, or the one that has the checkpoint.
 type sampler struct {
-	slot    string
-	ledger  *ledger
-	admin   *kadm.Client
-	samples []sample // lsn and ends rise
-	looks   int
-
-	mu   sync.Mutex
-	last checkpoint // guarded by mu
+	slot       string
+	exact      bool // the checkpoint is in Kafka
+	ledger     *ledger
+	admin      *kadm.Client
+	topics     []string
+	partitions int32    // of each topic
+	samples    []sample // lsn and ends rise
+	looks      int
 }
 
-// checkpoint is what the database says about a slot.
+// checkpoint is what is known about a slot.
 type checkpoint struct {
 	epoch     int64
 	saved     cdc.LSN // 0 if nothing is
@@ -126,9 +139,9 @@ func (s *sampler) look(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	s.looks++
-	s.mu.Lock()
-	s.last = c
-	s.mu.Unlock()
+	if s.exact {
+		c.saved = 0 // what the row says is of no concern
+	}
 	if c.saved != 0 && c.confirmed > c.saved {
 		s.ledger.mu.Lock()
 		s.ledger.fault(ahead, time.Now().UnixMilli(), "confirmed %s, saved %s", c.confirmed, c.saved)
@@ -138,16 +151,16 @@ func (s *sampler) look(ctx context.Context, conn *pgx.Conn) error {
 	if n := len(s.samples); n > 0 && s.samples[n-1].lsn >= lsn {
 		return nil
 	}
-	ends, err := s.admin.ListEndOffsets(ctx, s.ledger.topics...)
+	ends, err := s.admin.ListEndOffsets(ctx, s.topics...)
 	if err == nil {
 		err = ends.Error()
 	}
 	if err != nil {
 		return err
 	}
-	sm := sample{lsn: lsn}
-	for _, topic := range s.ledger.topics {
-		for p := range s.ledger.partitions {
+	sm := sample{at: time.Now().UnixMilli(), lsn: lsn}
+	for _, topic := range s.topics {
+		for p := range s.partitions {
 			end, _ := ends.Lookup(topic, p)
 			sm.ends = append(sm.ends, end.Offset)
 		}
@@ -192,8 +205,16 @@ func execute(ctx context.Context, dsn string, statements ...string) error {
 	return nil
 }
 
-func newConsumer(t testing.TB, brokers, topics []string) *kgo.Client {
+// newConsumer reads the markers of transactions too, and with committed only what
+// these commit.
+func newConsumer(t testing.TB, brokers []string, committed bool, topics ...string) *kgo.Client {
 	t.Helper()
-	return newClient(t, brokers, kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchMaxWait(100*time.Millisecond), kgo.FetchMaxBytes(8<<20))
+	opts := []kgo.Opt{
+		kgo.ConsumeTopics(topics...), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.KeepControlRecords(),
+		kgo.FetchMaxWait(100 * time.Millisecond), kgo.FetchMaxBytes(8 << 20),
+	}
+	if committed {
+		opts = append(opts, kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+	}
+	return newClient(t, brokers, opts...)
 }

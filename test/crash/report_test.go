@@ -15,6 +15,7 @@ const (
 	minEvents   = 500.0
 	minInFlight = 0.3
 	minResumes  = 0.01
+	minPulls    = 0.01 // of real servers
 )
 
 // maxRSS is the promise on memory.
@@ -26,10 +27,6 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	for _, n := range kinds {
 		faults += n
 	}
-	mode := "real servers"
-	if s.fake != nil {
-		mode = "in-process broker"
-	}
 	longest := recovery{}
 	for _, r := range recoveries {
 		if r.took > longest.took {
@@ -37,13 +34,13 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 		}
 	}
 	fmt.Printf("FIGURES crash, %s, seed %d block %d: %d faults in %.0f s, events %d, lost %d, invented %d, reordered %d, changed %d, misplaced %d\n",
-		mode, s.seed, s.n, faults, took.Seconds(), v.events, v.wrong[lost], v.wrong[invented], v.wrong[reordered], v.wrong[changed], v.wrong[misplaced])
+		s.mode, s.seed, s.n, faults, took.Seconds(), v.events, v.wrong[lost], v.wrong[invented], v.wrong[reordered], v.wrong[changed], v.wrong[misplaced])
 	fmt.Printf("FIGURES crash, %s, seed %d block %d: duplicates %d explained, %d unexplained; saved too early %d, confirmed too early %d, at %d looks\n",
-		mode, s.seed, s.n, v.repeated, v.wrong[unexpected], v.wrong[early], v.wrong[ahead], s.sampler.looks)
+		s.mode, s.seed, s.n, v.repeated, v.wrong[unexpected], v.wrong[early], v.wrong[ahead], s.sampler.looks)
 	fmt.Printf("FIGURES crash, %s, seed %d block %d: peak RSS %.0f MiB, longest recovery %.2f s (%s), instances %d, problems %d\n",
-		mode, s.seed, s.n, float64(s.peakRSS())/(1<<20), longest.took.Seconds(), longest.fault, len(s.instances), len(s.problems))
+		s.mode, s.seed, s.n, float64(s.peakRSS())/(1<<20), longest.took.Seconds(), longest.fault, len(s.instances), len(s.problems))
 	for _, line := range byKind(kinds, recoveries) {
-		fmt.Printf("FIGURES crash, %s, %s\n", mode, line)
+		fmt.Printf("FIGURES crash, %s, %s\n", s.mode, line)
 	}
 	for _, what := range slices.Sorted(maps.Keys(v.wrong)) {
 		t.Errorf("%s: %d", what, v.wrong[what])
@@ -57,6 +54,9 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	minimum(t, "events", v.events, minEvents*float64(faults))
 	minimum(t, "faults that hit records in flight", v.inFlight, minInFlight*float64(faults))
 	minimum(t, "resumes inside a transaction", s.resumes(), minResumes*float64(faults))
+	if s.real {
+		minimum(t, "instances that ended in a pull", s.pullsEnded(), minPulls*float64(faults))
+	}
 }
 
 func minimum(t *testing.T, what string, got int, want float64) {

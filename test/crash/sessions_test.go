@@ -43,8 +43,13 @@ func (s *session) between(low, high time.Duration) time.Duration {
 	return low + time.Duration(s.rng.Int64N(int64(high-low)))
 }
 
-// insert writes rows with one statement.
+// insert writes rows with one statement, into the partition that takes rows if the
+// table has any.
 func (t *txn) insert(ctx context.Context, table string, rows []row) error {
+	return t.insertLane(ctx, table, t.w.lane.Load(), rows)
+}
+
+func (t *txn) insertLane(ctx context.Context, table string, lane int64, rows []row) error {
 	n := len(rows)
 	ids, routes, keys, seqs, payloads := make([]string, n), make([]string, n), make([]string, n), make([]int64, n), make([]*string, n)
 	for i, r := range rows {
@@ -53,7 +58,7 @@ func (t *txn) insert(ctx context.Context, table string, rows []row) error {
 	_, err := t.conn.Exec(ctx, "INSERT INTO "+table+` (id, aggregatetype, aggregateid, type, payload, seq, lane)
 		SELECT u.id::uuid, u.route, u.key, '`+eventType+`', u.payload, u.seq, $6
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[]) u(id, route, key, payload, seq)`,
-		ids, routes, keys, payloads, seqs, t.w.lane.Load())
+		ids, routes, keys, payloads, seqs, lane)
 	return err
 }
 

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,36 +17,41 @@ import (
 
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/test/harness"
 )
 
 // stage is one block's servers, its walpost and what watches them. It belongs to
 // the test's goroutine.
 type stage struct {
+	mode
 	t    testing.TB
 	seed uint64
 	n    int // number of the block
 	rng  *rand.Rand
 
 	pg      *testenv.PostgresServer
-	pgLinks [2]*link // instances take turns, so that one can be cut off from its successor
+	pgLinks [2]*harness.Link // instances take turns, so that one can be cut off from its successor
 
 	kafka     *testenv.KafkaServer // nil for the in-process broker
-	kafkaLink *link                // nil for the in-process broker
+	kafkaLink *harness.Link        // nil for the in-process broker
 	fake      *kfake.Cluster       // nil for a real broker
 	brokers   []string             // past the link
 
-	dsn    string // past the link
+	dsn    string // past the link, of a superuser
 	slot   string
 	spill  string // folder
 	tmpfs  bool   // spill is a small file system of its own
 	rooted bool   // the publication publishes partitions as their root
 	lanes  int    // partitions of outbox_parts made so far
+	clock  *clock // of all instances
+	binary string
 	env    []string
 
-	ledger  *ledger
-	writer  *writer
-	sampler *sampler
-	probe   *session
+	ledger   *ledger
+	writer   *writer
+	sampler  *sampler
+	progress *progress // of exactly-once
+	probe    *session
 
 	main      *instance
 	instances []*instance
@@ -82,9 +89,9 @@ const setupSQL = `
 	CREATE PUBLICATION walpost FOR TABLE outbox, outbox_parts, other WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = %t)`
 
 // newStage starts a block's servers. Its table's shape comes from the seed.
-func newStage(t testing.TB, seed uint64, n int, real bool) *stage {
+func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 	t.Helper()
-	s := &stage{t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir()}
+	s := &stage{mode: m, t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir(), progress: newProgress(slotName, m.real)}
 	s.rng = s.random(0)
 	s.rooted = s.rng.IntN(2) == 0
 	s.pg = envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{
@@ -92,36 +99,72 @@ func newStage(t testing.TB, seed uint64, n int, real bool) *stage {
 		"max_wal_size": "4GB", "log_min_messages": "fatal",
 	}})
 	s.dsn = s.pg.DSN()
-	if real {
+	if s.real {
 		s.startKafka()
 	} else {
 		s.fake = envtest.FakeKafka(t, kfake.NumBrokers(3))
 		s.brokers = s.fake.ListenAddrs()
 	}
-	s.tmpfs = mountSmall(t, s.spill)
+	if path, ok := mountSmall(t); ok {
+		s.spill, s.tmpfs = path, true
+	}
 	s.ledger = newLedger([]string{"crash-0", "crash-1"}, topicPartitions)
+	s.ledger.committed = s.exact
 	s.createTopics()
 	if err := s.sql(fmt.Sprintf(setupSQL, s.rooted)); err != nil {
 		t.Fatal(err)
 	}
 	for i := range s.pgLinks {
-		s.pgLinks[i] = newLink(t, "postgres")
-		s.pgLinks[i].to(t, s.pgURL().Host)
+		s.pgLinks[i] = harness.NewLink(t, "postgres")
+		s.pgLinks[i].To(t, s.pgURL().Host)
 	}
+	s.build()
 	s.configure()
+	s.makeRole()
 	return s
+}
+
+// build builds walpost with a clock that can be moved.
+func (s *stage) build() {
+	flag, err := clockOverlay(binDir)
+	if err == nil {
+		s.binary, err = harness.Binary(binDir, flag)
+	}
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.clock = newClock(s.t)
+}
+
+// roleName is whom walpost runs as: the role that its init makes, with no more
+// rights than it needs.
+const roleName, rolePassword = "relay", "x"
+
+func (s *stage) makeRole() {
+	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
+		s.t.Fatal(err)
+	}
+	init := harness.Start(s.t, s.binary, append([]string{"WALPOST_POSTGRES_DSN=" + s.dsn}, s.env...), "init", "--no-table", "--role", roleName)
+	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
+	defer cancel()
+	if code, err := init.Wait(ctx); err != nil || code != 0 {
+		s.t.Fatalf("walpost init: exit %d, %v\n%s", code, err, init.Log())
+	}
+	if err := s.sql("ALTER ROLE " + roleName + " PASSWORD '" + rolePassword + "'"); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // startKafka starts a broker with a second listener that leads clients through the
 // link.
 func (s *stage) startKafka() {
 	const listener = "LINKED"
-	s.kafkaLink = newLink(s.t, "kafka")
+	s.kafkaLink = harness.NewLink(s.t, "kafka")
 	s.kafka = envtest.NewKafka(s.t, testenv.KafkaConfig{
-		Listeners: map[string]string{listener: "PLAINTEXT"}, Advertised: map[string]string{listener: s.kafkaLink.addr()},
+		Listeners: map[string]string{listener: "PLAINTEXT"}, Advertised: map[string]string{listener: s.kafkaLink.Addr()},
 	})
 	s.brokers = s.kafka.Addrs()
-	s.kafkaLink.to(s.t, s.kafka.ListenerAddrs(listener)[0])
+	s.kafkaLink.To(s.t, s.kafka.ListenerAddrs(listener)[0])
 }
 
 func (s *stage) createTopics() {
@@ -143,7 +186,7 @@ func (s *stage) createTopics() {
 func (s *stage) configure() {
 	brokers := s.brokers
 	if s.kafkaLink != nil {
-		brokers = []string{s.kafkaLink.addr()}
+		brokers = []string{s.kafkaLink.Addr()}
 	}
 	s.env = []string{
 		"WALPOST_POSTGRES_SLOT=" + s.slot,
@@ -151,6 +194,10 @@ func (s *stage) configure() {
 		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
 		"WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
+		clockVariable + "=" + s.clock.file.Name(),
+	}
+	if s.exact {
+		s.env = append(s.env, "WALPOST_DELIVERY_GUARANTEE="+exactlyOnce, "WALPOST_CHECKPOINT_TOPIC="+progressTopic)
 	}
 }
 
@@ -181,24 +228,32 @@ func (s *stage) begin() (end func()) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	s.writer = newWriter(s.dsn, s.ledger)
 	s.probe = s.writer.session(0, s.random(writerStream-1))
-	s.sampler = &sampler{slot: s.slot, ledger: s.ledger, admin: kadm.NewClient(newClient(s.t, s.brokers))}
+	s.sampler = &sampler{
+		slot: s.slot, ledger: s.ledger, admin: kadm.NewClient(newClient(s.t, s.brokers)),
+		exact: s.exact, topics: s.ledger.topics, partitions: topicPartitions,
+	}
+	if s.exact {
+		s.sampler.topics, s.sampler.partitions = []string{progressTopic}, 1
+	}
 	s.main = s.start()
 	s.waitReady(s.main)
 
 	lookCtx, stopLooking := context.WithCancel(s.t.Context())
-	done := make(chan struct{}, 3)
-	spawn := func(run func()) { go func() { run(); done <- struct{}{} }() }
-	cl := newConsumer(s.t, s.brokers, s.ledger.topics)
-	spawn(func() { read(lookCtx, cl, s.ledger) })
-	spawn(func() { s.sampler.run(lookCtx, s.dsn) })
-	spawn(func() { s.writer.run(ctx, func(n uint64) *rand.Rand { return s.random(writerStream + n) }) })
+	var writing, looking sync.WaitGroup
+	events := newConsumer(s.t, s.brokers, s.exact, s.ledger.topics...)
+	looking.Go(func() { read(lookCtx, events, s.ledger.record) })
+	if s.exact {
+		positions := newConsumer(s.t, s.brokers, true, progressTopic)
+		looking.Go(func() { read(lookCtx, positions, s.progress.record) })
+	}
+	looking.Go(func() { s.sampler.run(lookCtx, s.dsn) })
+	writing.Go(func() { s.writer.run(ctx, func(n uint64) *rand.Rand { return s.random(writerStream + n) }) })
 	return func() {
 		cancel()
-		<-done // the writer is the only one that ends
+		writing.Wait()
 		s.finish()
 		stopLooking()
-		<-done
-		<-done
+		looking.Wait()
 		s.probe.close()
 	}
 }
@@ -210,7 +265,8 @@ func (s *stage) sql(statements ...string) error {
 	return execute(ctx, s.dsn, statements...)
 }
 
-// checkpoint returns what the database says now.
+// checkpoint returns what is saved and confirmed now. Of exactly-once it may be what
+// was saved a moment ago.
 func (s *stage) checkpoint() (checkpoint, error) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
 	defer cancel()
@@ -219,7 +275,12 @@ func (s *stage) checkpoint() (checkpoint, error) {
 		return checkpoint{}, err
 	}
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	return readCheckpoint(ctx, conn, s.slot)
+	c, err := readCheckpoint(ctx, conn, s.slot)
+	if err == nil && s.exact {
+		last := s.progress.last()
+		c.epoch, c.saved, c.partial = last.Epoch, last.LSN, last.Partial.Rows
+	}
+	return c, err
 }
 
 // problem notes that walpost did what it must not.

@@ -49,9 +49,17 @@ type verdict struct {
 	inFlight int // faults that hit an event between its commit and Kafka
 }
 
-// judge compares the ledger with the samples and the interruptions. The reader,
+// saves are the positions that were saved.
+type saves interface {
+	// early reports whether a position that covers the event was saved before
+	// the event was in Kafka, and which.
+	early(ev *event) (cdc.LSN, bool)
+}
+
+// judge compares the ledger with the positions that were saved and with the
+// interruptions, of which there are none where nothing may come again. The reader,
 // the writer and the sampler must have ended.
-func judge(l *ledger, samples []sample, reasons []interruption) verdict {
+func judge(l *ledger, saved saves, reasons []interruption) verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	hit := make([]bool, len(l.faults))
@@ -61,9 +69,8 @@ func judge(l *ledger, samples []sample, reasons []interruption) verdict {
 			continue
 		}
 		markHits(hit, l.faults, ev)
-		n := sort.Search(len(samples), func(i int) bool { return samples[i].lsn >= ev.tx.after })
-		if n < len(samples) && ev.offset >= samples[n].ends[ev.partition] {
-			l.fault(early, ev.at, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, samples[n].lsn)
+		if lsn, wrong := saved.early(ev); wrong {
+			l.fault(early, ev.at, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, lsn)
 		}
 	}
 	explained := 0
@@ -72,7 +79,7 @@ func judge(l *ledger, samples []sample, reasons []interruption) verdict {
 			explained++
 			continue
 		}
-		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, clock(r.ev.at), clock(r.at))
+		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, timeOfDay(r.ev.at), timeOfDay(r.at))
 	}
 	v := verdict{events: len(l.events), repeated: explained, wrong: l.wrong, examples: l.examples}
 	for _, h := range hit {
@@ -86,9 +93,9 @@ func judge(l *ledger, samples []sample, reasons []interruption) verdict {
 // markHits marks the faults that began while the event was under way.
 func markHits(hit []bool, faults []begun, ev *event) {
 	n := sort.Search(len(faults), func(i int) bool { return faults[i].at >= ev.tx.committed })
-	for ; n < len(faults) && faults[n].at < ev.at; n++ {
+	for ; n < len(faults) && faults[n].at < ev.visible; n++ {
 		hit[n] = true
 	}
 }
 
-func clock(ms int64) string { return time.UnixMilli(ms).Format("15:04:05.000") }
+func timeOfDay(ms int64) string { return time.UnixMilli(ms).Format("15:04:05.000") }

@@ -25,10 +25,13 @@ func FreeAddr(t testing.TB) string {
 	return l.Addr().String()
 }
 
+// probeTimeout bounds one question to walpost.
+const probeTimeout = 5 * time.Second
+
 // Metric returns the value of a metric without labels, or with the labels as
 // they stand in name; false if there is none.
 func Metric(ctx context.Context, addr, name string) (float64, bool) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
 	if err != nil {

@@ -25,13 +25,15 @@ var (
 	errBuild  error
 )
 
-// Binary builds walpost once a test process, as a release is built, and returns
-// its path. The file lives in the folder of the first test that asks for it: ask
-// in TestMain's stead by passing a folder that outlives them all.
-func Binary(dir string) (string, error) {
+// Binary builds walpost once a test process, as a release is built but for the
+// flags that are given, and returns its path. The file lives in the folder of the
+// first test that asks for it: ask in TestMain's stead by passing a folder that
+// outlives them all.
+func Binary(dir string, flags ...string) (string, error) {
 	buildOnce.Do(func() {
 		binary = filepath.Join(dir, "walpost")
-		cmd := exec.Command("go", "build", "-trimpath", "-o", binary, "github.com/walpost/walpost/cmd/walpost") //nolint:noctx // bounded by the test's own timeout
+		args := append([]string{"build", "-trimpath", "-o", binary}, flags...)
+		cmd := exec.Command("go", append(args, "github.com/walpost/walpost/cmd/walpost")...) //nolint:noctx // bounded by the test's own timeout
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			errBuild = fmt.Errorf("build walpost: %w\n%s", err, out)
@@ -115,21 +117,22 @@ func (p *Process) watchMemory() {
 		case <-p.exited:
 			return
 		case <-ticker.C:
-			if n := highWater(p.cmd.Process.Pid); n > 0 {
+			if n := memory(p.cmd.Process.Pid, "VmHWM"); n > 0 {
 				p.peak.Store(n)
 			}
 		}
 	}
 }
 
-func highWater(pid int) int64 {
+// memory returns a line of the process's status, in bytes.
+func memory(pid int, name string) int64 {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0 // it has just ended
 	}
 	for line := range strings.Lines(string(status)) {
 		var kb int64
-		if _, err := fmt.Sscanf(line, "VmHWM: %d kB", &kb); err == nil {
+		if _, err := fmt.Sscanf(line, name+": %d kB", &kb); err == nil {
 			return kb << 10
 		}
 	}
@@ -142,12 +145,15 @@ func (p *Process) CPU() time.Duration {
 	return p.cmd.ProcessState.UserTime() + p.cmd.ProcessState.SystemTime()
 }
 
-// Ready asks /readyz at addr, and returns the status code and the text; 0 if
-// nothing listens.
-func Ready(ctx context.Context, addr string) (int, string) {
+// Ready asks /readyz at addr, as Get does.
+func Ready(ctx context.Context, addr string) (int, string) { return Get(ctx, addr, "/readyz") }
+
+// Get asks walpost's admin server at addr for path, and returns the status code and
+// the text; 0 if nothing listens.
+func Get(ctx context.Context, addr, path string) (int, string) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/readyz", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+path, nil)
 	if err != nil {
 		return 0, err.Error()
 	}
@@ -161,12 +167,21 @@ func Ready(ctx context.Context, addr string) (int, string) {
 	return res.StatusCode, strings.TrimSpace(body.String())
 }
 
+// PollInterval is how often Eventually looks.
+const PollInterval = 20 * time.Millisecond
+
 // Eventually polls cond until it holds, and fails the test if it does not within
 // limit.
 func Eventually(t testing.TB, limit time.Duration, what string, cond func() bool) {
 	t.Helper()
+	EventuallyEvery(t, PollInterval, limit, what, cond)
+}
+
+// EventuallyEvery is Eventually with an interval, for a cond that costs much.
+func EventuallyEvery(t testing.TB, interval, limit time.Duration, what string, cond func() bool) {
+	t.Helper()
 	deadline := time.Now().Add(limit)
-	ticker := time.NewTicker(20 * time.Millisecond)
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for !cond() {
 		if time.Now().After(deadline) {

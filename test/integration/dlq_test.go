@@ -28,7 +28,7 @@ func newGraveyard(t *testing.T) *graveyard {
 	brokers := envtest.Kafka(t).Addrs()
 	g := &graveyard{stage: newStage(t, envtest.NewDatabase(t), brokers), dlq: envtest.Name(t) + ".dead", ids: map[string]string{}}
 	g.db.Exec(t, "ALTER TABLE outbox ALTER aggregateid DROP NOT NULL, ALTER aggregatetype DROP NOT NULL")
-	g.set("DELIVERY_POISON=dead-letter", "DELIVERY_DEAD_LETTER_TOPIC="+g.dlq, "CHECKPOINT_INTERVAL=100ms", "KAFKA_CREATE_TOPICS=true")
+	g.set("DELIVERY_POISON=dead-letter", "DELIVERY_DEAD_LETTER_TOPIC="+g.dlq, "DELIVERY_MAX_DEAD_LETTERS=1000000", "CHECKPOINT_INTERVAL=100ms", "KAFKA_CREATE_TOPICS=true")
 	return g
 }
 
@@ -94,9 +94,11 @@ func (g *graveyard) command(args ...string) (int, string) {
 	return g.wait(p, time.Minute), p.Log()
 }
 
-func (g *graveyard) raiseLimit() {
+func (g *graveyard) raiseLimit() { g.setLimit("3000000") }
+
+// setLimit changes how large a batch the topic takes, in bytes.
+func (g *graveyard) setLimit(value string) {
 	g.t.Helper()
-	value := "3000000"
 	_, err := envtest.Admin(g.t, g.brokers).AlterTopicConfigs(g.t.Context(), []kadm.AlterConfig{{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &value}}, g.topic)
 	if err != nil {
 		g.t.Fatal(err)

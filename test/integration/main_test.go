@@ -149,11 +149,17 @@ func (s *stage) arrived(n int64, limit time.Duration) {
 // walpost itself says: it is asked for its watermark, not for a count.
 func (s *stage) caughtUp(limit time.Duration) {
 	s.t.Helper()
+	s.caughtUpEvery(harness.PollInterval, limit)
+}
+
+// caughtUpEvery asks less often: the metrics of many topics are long.
+func (s *stage) caughtUpEvery(interval, limit time.Duration) {
+	s.t.Helper()
 	var end string
 	if err := s.conn.QueryRow(s.t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&end); err != nil {
 		s.t.Fatal(err)
 	}
-	harness.Eventually(s.t, limit, "watermark at "+end, func() bool {
+	harness.EventuallyEvery(s.t, interval, limit, "watermark at "+end, func() bool {
 		return harness.Acknowledged(s.t.Context(), s.admin) >= harness.MustLSN(s.t, end)
 	})
 }
@@ -161,13 +167,26 @@ func (s *stage) caughtUp(limit time.Duration) {
 // check compares Kafka with the table.
 func (s *stage) check() harness.Report { return s.compare(harness.Check) }
 
-func (s *stage) compare(check func(context.Context, []string, harness.Ledger, ...string) (harness.Report, error)) harness.Report {
+type check func(context.Context, []string, harness.Ledger, ...string) (harness.Report, error)
+
+func (s *stage) compare(check check) harness.Report {
+	s.t.Helper()
+	return s.compareWith(s.ledger(), check, s.topic)
+}
+
+// ledger is what the table says.
+func (s *stage) ledger() harness.Ledger {
 	s.t.Helper()
 	ledger, err := harness.ReadLedger(s.t.Context(), s.conn, "outbox", "payload::text")
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	r, err := check(s.t.Context(), s.brokers, ledger, s.topic)
+	return ledger
+}
+
+func (s *stage) compareWith(ledger harness.Ledger, check check, topics ...string) harness.Report {
+	s.t.Helper()
+	r, err := check(s.t.Context(), s.brokers, ledger, topics...)
 	if err != nil {
 		s.t.Fatal(err)
 	}

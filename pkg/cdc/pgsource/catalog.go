@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -46,7 +47,29 @@ func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
 // checkPublication refuses a publication that would leave events out: without it
 // 17 ends the stream with an error, 18 sends nothing, in silence. It returns
 // whether all columns may come in binary format.
+//
+// The server's functions that list partitions and published tables see what was
+// committed after the query's snapshot, so that a partition that is attached or
+// detached in that moment looks left out. What is refused is looked at again.
 func (s *Source) checkPublication(ctx context.Context, conn *pgx.Conn) (binary bool, err error) {
+	for n := 1; ; n++ {
+		binary, err = s.lookAtPublication(ctx, conn)
+		var refused *cdc.RefusedError
+		if n == publicationLooks || !errors.As(err, &refused) {
+			return binary, err
+		}
+		select {
+		case <-ctx.Done():
+			return false, context.Cause(ctx)
+		case <-time.After(visibleInterval):
+		}
+	}
+}
+
+// publicationLooks is how many looks in a row must refuse a publication.
+const publicationLooks = 5
+
+func (s *Source) lookAtPublication(ctx context.Context, conn *pgx.Conn) (binary bool, err error) {
 	name := s.cfg.Publication
 	var inserts bool
 	err = conn.QueryRow(ctx, "SELECT pubinsert FROM pg_publication WHERE pubname = $1", name).Scan(&inserts)

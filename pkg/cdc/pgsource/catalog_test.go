@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -238,8 +239,40 @@ func TestTimeouts(t *testing.T) {
 		})
 	}
 	var src Source
-	src.contact.Store(time.Now().Add(-maxQuiet - time.Second).UnixNano())
+	src.contact.Store(cdc.Stamp(time.Now().Add(-maxQuiet - time.Second)))
 	if src.Healthy() == nil {
 		t.Error("Healthy() = nil though the server is silent")
+	}
+	src.contact.Store(cdc.Stamp(time.Now()))
+	st, r := new(Stream), new(socketReader)
+	st.repl.Store(&replication{reader: r})
+	src.running.Store(st)
+	r.lastRead.Store(cdc.Stamp(time.Now().Add(-maxQuiet - time.Second)))
+	if err := src.Healthy(); err != nil {
+		t.Errorf("Healthy() = %v while nobody reads", err)
+	}
+	r.reading.Store(true)
+	if src.Healthy() == nil {
+		t.Error("Healthy() = nil though the stream is silent")
+	}
+}
+
+// A partition that is made and attached while the publication is looked at is in it,
+// and must not look left out.
+func TestPublicationWhilePartitionsAreAttached(t *testing.T) {
+	db := envtest.NewDatabase(t)
+	db.Exec(t, root+"CREATE PUBLICATION p FOR TABLE outbox")
+	src := newSource(t, Config{DSN: db.DSN, Slot: envtest.Name(t), Publication: "p", Tables: []Table{{"public", "outbox"}}})
+	attaching, conn := db.Connect(t), db.Connect(t)
+	for n := range 50 {
+		attached := make(chan error, 1)
+		go func() {
+			_, err := attaching.Exec(t.Context(), fmt.Sprintf("CREATE TABLE a%[1]d (n int, pad text); ALTER TABLE outbox ATTACH PARTITION a%[1]d FOR VALUES FROM (%[2]d) TO (%[3]d)", n, 20+n, 21+n))
+			attached <- err
+		}()
+		_, err := src.checkPublication(t.Context(), conn)
+		if err := errors.Join(err, <-attached); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -3,6 +3,7 @@ package pgsource
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,10 @@ const (
 const (
 	connectTimeout = 10 * time.Second
 
+	// dialTimeout bounds a dial alone: one whose first packets were lost would be
+	// tried again by the kernel later and later.
+	dialTimeout = 3 * time.Second
+
 	// closeTimeout bounds the goodbye to a server that does not listen.
 	closeTimeout = time.Second
 
@@ -49,6 +54,15 @@ const (
 	// keep a few hundred thousand rows, and what comes after would wait for them.
 	maxDecodingMemory = 4 << 10
 )
+
+// impatient bounds dials.
+func impatient(dial pgconn.DialFunc) pgconn.DialFunc {
+	return func(ctx context.Context, network, addr string) (net.Conn, error) {
+		ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		return dial(ctx, network, addr)
+	}
+}
 
 // connectControl opens an ordinary session.
 func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
@@ -79,9 +93,12 @@ func (s *Source) connectReplication(ctx context.Context) (*replication, error) {
 		return nil, err
 	}
 	r := &replication{conn: conn, reader: reader}
-	if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err == nil {
-		err = boundDecodingMemory(ctx, r.conn)
-	}
+	err = answered(ctx, func(ctx context.Context) (err error) {
+		if r.senderTimeout, err = setSenderTimeout(ctx, r.conn); err != nil {
+			return err
+		}
+		return boundDecodingMemory(ctx, r.conn)
+	})
 	if err != nil {
 		closeConn(r.conn)
 		return nil, err
@@ -131,10 +148,14 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 // session was had, everything may pass: credentials are known to be right.
 func (s *Source) connectError(err error) error {
 	var pgErr *pgconn.PgError
-	if !errors.As(err, &pgErr) || s.connected.Load() && pgErr.Code != codeInsufficientPrivilege {
+	answered, hint := errors.As(err, &pgErr), certificateHint(err)
+	if !answered && hint == "" || s.connected.Load() && (!answered || pgErr.Code != codeInsufficientPrivilege) {
 		return fmt.Errorf("connect to Postgres: %w", err)
 	}
 	where := fmt.Sprintf("role %q, database %q, %s:%d", s.conn.User, s.conn.Database, s.conn.Host, s.conn.Port)
+	if !answered {
+		return cdc.Refuse(hint, "connect to Postgres (%s): %w", where, err)
+	}
 	switch pgErr.Code {
 	case codeInsufficientPrivilege:
 		return cdc.Refuse("ALTER ROLE "+pgx.Identifier{s.conn.User}.Sanitize()+" REPLICATION, or what your provider has in its place",
@@ -145,6 +166,27 @@ func (s *Source) connectError(err error) error {
 		return cdc.Refuse("name the outbox's database in postgres.dsn", "connect to Postgres (%s): %w", where, pgErr)
 	}
 	return fmt.Errorf("connect to Postgres (%s): %w", where, err)
+}
+
+// certificateHint says what to do about a handshake in which one side has not taken
+// the other's certificate. It is empty for any other error.
+func certificateHint(err error) string {
+	var (
+		refused   *tls.CertificateVerificationError
+		authority x509.UnknownAuthorityError
+		invalid   x509.CertificateInvalidError
+		name      x509.HostnameError
+		alert     *net.OpError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "connect to a host that the server's certificate is for, or give the server one for this host"
+	case errors.As(err, &refused), errors.As(err, &authority), errors.As(err, &invalid):
+		return "check sslrootcert in postgres.dsn, and the server's certificate"
+	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the other side
+		return "check sslcert and sslkey in postgres.dsn: the server ended the TLS handshake"
+	}
+	return ""
 }
 
 // setSenderTimeout returns the session's wal_sender_timeout, which it bounds. It leaves

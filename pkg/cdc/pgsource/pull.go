@@ -69,7 +69,7 @@ type backlog struct {
 	behind atomic.Bool   // there is enough to pull
 	off    bool          // not to be pulled any more in this stream; owned by the goroutine that reads
 
-	calling atomic.Int64                            // since when a row of a pull waits to be handed over, in Unix ns
+	calling atomic.Int64                            // since when a row of a pull waits to be handed over, as [cdc.Stamp]
 	cancel  atomic.Pointer[context.CancelCauseFunc] // ends the pull; nil while none runs
 
 	lastTotal int64 // of the last look; owned by watch
@@ -84,7 +84,7 @@ func (b *backlog) observe(end, received cdc.LSN, total int64) {
 	}
 	b.lastTotal = total
 	since := b.calling.Load()
-	if cancel := b.cancel.Load(); cancel != nil && since != 0 && time.Since(time.Unix(0, since)) > b.limit {
+	if cancel := b.cancel.Load(); cancel != nil && since != 0 && time.Since(cdc.Stamped(since)) > b.limit {
 		(*cancel)(errStalled)
 	}
 }
@@ -284,7 +284,7 @@ func (st *Stream) copyRow(ctx context.Context, h cdc.Handler, data []byte) error
 		return err
 	}
 	st.seen(x.WALStart)
-	st.backlog.calling.Store(time.Now().UnixNano())
+	st.backlog.calling.Store(cdc.Stamp(time.Now()))
 	defer st.backlog.calling.Store(0)
 	return st.message(ctx, h, &x)
 }

@@ -169,9 +169,15 @@ func (s *Source) own(ctx context.Context, conn *pgx.Conn) error {
 	}
 	begun := time.Now()
 	for locked := false; ; {
-		holder, err := s.tryOwn(ctx, conn, &locked)
-		if err == nil && holder == "" {
+		var holder string
+		err := answered(ctx, func(ctx context.Context) (err error) {
+			if holder, err = s.tryOwn(ctx, conn, &locked); err != nil || holder != "" {
+				return err
+			}
 			return s.endPulls(ctx, conn)
+		})
+		if err == nil && holder == "" {
+			return nil
 		}
 		if err != nil {
 			return err

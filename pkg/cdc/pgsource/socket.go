@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/walpost/walpost/pkg/cdc"
 )
 
 // readBuffer is how much one read of the socket takes at most. pgconn reads 8 KB
@@ -42,7 +44,7 @@ type socketReader struct {
 
 	total    atomic.Int64 // bytes that have come
 	reading  atomic.Bool  // a read of the socket is under way
-	lastRead atomic.Int64 // when the last read began, or its bytes came, in Unix ns
+	lastRead atomic.Int64 // when the last read began, or its bytes came, as [cdc.Stamp]
 }
 
 // Read implements [io.Reader].
@@ -67,7 +69,7 @@ func (s *socketReader) Read(b []byte) (int, error) {
 
 // fill reads the socket once.
 func (s *socketReader) fill(b []byte) (int, error) {
-	s.lastRead.Store(time.Now().UnixNano()) // what came before, a handler may have been busy with for long
+	s.lastRead.Store(cdc.Stamp(time.Now())) // what came before, a handler may have been busy with for long
 	s.reading.Store(true)
 	n, err := s.src.Read(b)
 	s.reading.Store(false)
@@ -75,7 +77,7 @@ func (s *socketReader) fill(b []byte) (int, error) {
 		return 0, err
 	}
 	now := time.Now()
-	s.lastRead.Store(now.UnixNano())
+	s.lastRead.Store(cdc.Stamp(now))
 	if s.behind && err == nil {
 		n += s.gather(b[n:], now.Add(maxGather))
 	}
@@ -115,5 +117,5 @@ func (s *socketReader) silence() time.Duration {
 	if !s.reading.Load() || last == 0 {
 		return 0
 	}
-	return time.Since(time.Unix(0, last))
+	return time.Since(cdc.Stamped(last))
 }

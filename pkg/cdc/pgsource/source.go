@@ -152,7 +152,8 @@ type Source struct {
 	noticed    time.Time // when the server's warning was last logged
 
 	standby atomic.Bool
-	contact atomic.Int64 // when the server last answered an open stream, in Unix ns; zero while there is none
+	contact atomic.Int64           // when the server last answered an open stream, as [cdc.Stamp]; zero while there is none
+	running atomic.Pointer[Stream] // the open stream, once it runs
 }
 
 // New returns a source. It does not connect.
@@ -165,6 +166,7 @@ func New(cfg Config) (*Source, error) {
 	if err != nil {
 		return nil, err
 	}
+	conn.DialFunc = impatient(conn.DialFunc)
 	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, stallLimit: stallLimit}, nil
 }
 
@@ -176,12 +178,17 @@ func (s *Source) Standby() bool { return s.standby.Load() }
 // source still count as healthy. It is asked three times in that time.
 const maxQuiet = 8 * time.Second
 
-// Healthy returns an error if a stream is open and the server has not answered it for
-// some seconds. Safe to call from any goroutine.
+// Healthy returns an error if a stream is open and the server has not answered on one
+// of its connections for some seconds. Safe to call from any goroutine.
 func (s *Source) Healthy() error {
 	last := s.contact.Load()
-	if quiet := time.Since(time.Unix(0, last)); last != 0 && quiet > maxQuiet {
+	if quiet := time.Since(cdc.Stamped(last)); last != 0 && quiet > maxQuiet {
 		return fmt.Errorf("postgres: no answer for %s", quiet.Round(time.Second))
+	}
+	if st := s.running.Load(); st != nil {
+		if quiet := st.repl.Load().reader.silence(); quiet > maxQuiet {
+			return fmt.Errorf("postgres: no answer on the stream for %s", quiet.Round(time.Second))
+		}
 	}
 	return nil
 }
@@ -219,7 +226,7 @@ func (s *Source) openControl(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = s.checkServer(ctx, control)
+	err = answered(ctx, func(ctx context.Context) error { return s.checkServer(ctx, control) })
 	if err == nil {
 		err = s.own(ctx, control)
 	}
@@ -261,22 +268,28 @@ func (s *Source) openStream(ctx context.Context, control *pgx.Conn, position fun
 // start.
 func (st *Stream) prepare(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) error {
 	s := st.src
-	if err := endWhenFrozen(ctx, st.control, st.senderTimeout); err != nil {
+	var (
+		binary bool
+		slot   *slotState
+		server serverState
+		saved  cdc.Position
+	)
+	err := answered(ctx, func(ctx context.Context) (err error) {
+		if err = endWhenFrozen(ctx, st.control, st.senderTimeout); err != nil {
+			return err
+		}
+		if binary, err = s.checkPublication(ctx, st.control); err != nil {
+			return err
+		}
+		if slot, err = readSlot(ctx, st.control, s.cfg.Slot); err != nil {
+			return err
+		}
+		server, err = st.repl.Load().identify(ctx)
 		return err
-	}
-	binary, err := s.checkPublication(ctx, st.control)
+	})
 	if err != nil {
 		return err
 	}
-	slot, err := readSlot(ctx, st.control, s.cfg.Slot)
-	if err != nil {
-		return err
-	}
-	server, err := st.repl.Load().identify(ctx)
-	if err != nil {
-		return err
-	}
-	var saved cdc.Position
 	err = st.whileOwned(ctx, func(ctx context.Context) (err error) {
 		saved, err = position(ctx, server.Position)
 		return err
@@ -284,7 +297,11 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	if err != nil {
 		return err
 	}
-	if server.history, err = st.repl.Load().history(ctx, saved, server.Position); err != nil {
+	err = answered(ctx, func(ctx context.Context) (err error) {
+		server.history, err = st.repl.Load().history(ctx, saved, server.Position)
+		return err
+	})
+	if err != nil {
 		return err
 	}
 	start, err := s.checkStart(saved, server, slot)
@@ -312,6 +329,18 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	return nil
 }
 
+// answerTimeout bounds what the server is asked before the stream runs. On a
+// connection that died without a word an answer would be waited for as long as the
+// kernel tries, which is many minutes, also when the network is whole again.
+const answerTimeout = 10 * time.Second
+
+// answered calls f with a context that ends after answerTimeout.
+func answered(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
+	defer cancel()
+	return f(ctx)
+}
+
 // whileOwned calls f, and meanwhile keeps the session that owns the slot from being
 // idle: f may wait for as long as an outage of the sink.
 func (st *Stream) whileOwned(ctx context.Context, f func(context.Context) error) error {
@@ -330,7 +359,11 @@ func (st *Stream) whileOwned(ctx context.Context, f func(context.Context) error)
 				return nil
 			case <-ticker.C:
 			}
-			if _, err := st.control.Exec(gctx, "SELECT"); err != nil && fctx.Err() == nil {
+			err := answered(gctx, func(ctx context.Context) error {
+				_, err := st.control.Exec(ctx, "SELECT")
+				return err
+			})
+			if err != nil && fctx.Err() == nil {
 				return fmt.Errorf("session that owns the slot: %w", err)
 			}
 		}

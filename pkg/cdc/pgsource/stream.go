@@ -79,6 +79,7 @@ func (st *Stream) Close() error {
 	closeConn(st.repl.Load().conn)
 	closeConn(st.control.PgConn())
 	st.src.metrics.connected.Set(0)
+	st.src.running.Store(nil)
 	st.src.contact.Store(0)
 	return nil
 }
@@ -86,6 +87,7 @@ func (st *Stream) Close() error {
 // Run implements [cdc.Stream].
 func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
 	st.src.metrics.connected.Set(1)
+	st.src.running.Store(st)
 	defer st.in.close()
 	g, gctx := errgroup.WithContext(ctx)
 	hctx, cancel := context.WithCancelCause(gctx)
@@ -257,7 +259,7 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 	if err != nil {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
-	st.src.contact.Store(time.Now().UnixNano())
+	st.src.contact.Store(cdc.Stamp(time.Now()))
 	if slot != nil {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())

@@ -63,6 +63,10 @@ type Config struct {
 	// that is compacted refused.
 	DeadLetterTopic string
 
+	// TopicMet, if not nil, is called with the number of topics known when one is
+	// added to them. It must not block.
+	TopicMet func(topics int)
+
 	// TLS, if not nil, is how brokers are dialled; see [TLS.Config]. A
 	// missing ServerName is each broker's host.
 	TLS *tls.Config

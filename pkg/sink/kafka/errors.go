@@ -1,11 +1,16 @@
 package kafka
 
 import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -32,6 +37,24 @@ func init() {
 	for _, e := range outages {
 		e.Retriable = true
 	}
+}
+
+// isForbidden reports whether a right is lacking.
+func isForbidden(err error) bool {
+	return errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed) ||
+		errors.Is(err, kerr.TransactionalIDAuthorizationFailed)
+}
+
+// fetchError returns the first error of a fetch that does not pass by itself. A
+// client that keeps retriable errors gives those that do, too: a right that is
+// lacking is among them, see outages.
+func fetchError(fetches kgo.Fetches) error {
+	for _, e := range fetches.Errors() {
+		if !kerr.IsRetriable(e.Err) || isForbidden(e.Err) {
+			return e.Err
+		}
+	}
+	return nil
 }
 
 // refusals are answers to a batch that no retry can change. They name no record:
@@ -98,9 +121,9 @@ var hints = []struct {
 }{
 	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
 	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
-	{kerr.TopicAuthorizationFailed, "allow the user to describe and write the topic"},
+	{kerr.TopicAuthorizationFailed, "allow the user to write the topic, and to read it if it is that of the checkpoints or of the dead letters"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
-	{kerr.TransactionalIDAuthorizationFailed, "allow the user to describe and write the transactional id, which begins with " + transactionPrefix},
+	{kerr.TransactionalIDAuthorizationFailed, "allow the user to write the transactional id, which begins with " + transactionPrefix},
 	{kerr.InvalidTransactionTimeout, "lower kafka.transaction_timeout to at most the brokers' transaction.max.timeout.ms"},
 	{kerr.SaslAuthenticationFailed, "check kafka.sasl"},
 	{kerr.UnsupportedSaslMechanism, "check kafka.sasl.mechanism"},
@@ -119,5 +142,24 @@ func hintFor(err error) string {
 			return h.hint
 		}
 	}
-	return "check kafka.brokers, kafka.tls and the brokers themselves"
+	return cmp.Or(certificateHint(err), "check kafka.brokers, kafka.tls and the brokers themselves")
+}
+
+// certificateHint says what to do about a handshake in which one side has not taken
+// the other's certificate. It is empty for any other error.
+func certificateHint(err error) string {
+	var (
+		refused *tls.CertificateVerificationError
+		name    x509.HostnameError
+		alert   *net.OpError
+	)
+	switch {
+	case errors.As(err, &name):
+		return "set kafka.tls.server_name, or the hosts of kafka.brokers and of the brokers' listeners, to what their certificates are for"
+	case errors.As(err, &refused):
+		return "check kafka.tls.ca_file, and the brokers' certificates"
+	case errors.As(err, &alert) && alert.Op == "remote error": // what crypto/tls calls an alert of the other side
+		return "check kafka.tls.cert_file and kafka.tls.key_file: the broker ended the TLS handshake"
+	}
+	return ""
 }

@@ -126,7 +126,7 @@ func TestPermissionWithdrawn(t *testing.T) {
 				err = s.Healthy(t.Context())
 				return err != nil && contains(err, testTopic) && contains(err, "AUTHORIZATION_FAILED")
 			})
-			if got := log.count("allow the user to describe and write the topic"); got != 1 {
+			if got := log.count("allow the user to write the topic"); got != 1 {
 				t.Errorf("the hint was logged %d times, want once", got)
 			}
 			h.Remove()

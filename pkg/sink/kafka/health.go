@@ -2,16 +2,20 @@ package kafka
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 const (
@@ -27,8 +31,8 @@ const (
 	pingInterval = 2 * time.Second
 	pingTimeout  = 2 * time.Second
 
-	// warnInterval is the least time between two warnings about the same.
-	warnInterval = 30 * time.Second
+	// watchInterval is the time between two looks of Watch.
+	watchInterval = time.Second
 
 	// initInterval is the least time between two answers to requests for a
 	// producer id; the client library does not pause between failed ones.
@@ -41,9 +45,10 @@ type health struct {
 	log     *slog.Logger
 	metrics *metrics
 	budget  *budget
+	flight  flight
 	quit    <-chan struct{}
 
-	// In Unix ns; zero if it never was.
+	// As [cdc.Stamp]; zero if it never was.
 	progress atomic.Int64 // a record was acknowledged, or was the first in flight
 	contact  atomic.Int64 // a broker answered
 	inited   atomic.Int64 // a request for a producer id was answered
@@ -52,11 +57,15 @@ type health struct {
 
 	lost atomic.Bool // no broker has answered since a connection failed
 
+	// circuit is open while nothing is acknowledged. It decides nothing: the client
+	// library tries again by itself, and its tries half-open it.
+	circuit *circuit.Breaker
+	repeats circuit.Repeats
+
 	mu      sync.Mutex
-	holding error                // guarded by mu; why Produce waits for a topic
-	trouble error                // guarded by mu; why nothing is acknowledged, as far as is known
-	seen    time.Time            // guarded by mu; when trouble was last seen
-	warned  map[string]time.Time // guarded by mu
+	holding error     // guarded by mu; why nothing can be handed over
+	trouble error     // guarded by mu; why nothing is acknowledged, as far as is known
+	seen    time.Time // guarded by mu; when trouble was last seen
 
 	pinging sync.Mutex // held during a ping
 	pinged  time.Time  // guarded by pinging
@@ -64,22 +73,60 @@ type health struct {
 }
 
 func newHealth(log *slog.Logger, m *metrics, b *budget, quit <-chan struct{}) *health {
-	return &health{log: log, metrics: m, budget: b, quit: quit, warned: make(map[string]time.Time)}
+	return &health{log: log, metrics: m, budget: b, quit: quit, circuit: circuit.New(minBackoff, maxBackoff)}
 }
 
 // Healthy returns nil if Kafka takes records, as far as is known, or else the
 // reason. While nothing is in flight it asks a broker, at most every 2 s and
-// for at most 2 s. Safe to call from any goroutine.
+// for at most 2 s. It closes or opens the circuit. Safe to call from any goroutine.
 func (s *Sink) Healthy(ctx context.Context) error {
 	if err := s.failure(); err != nil {
 		return err
 	}
+	err := s.judge(ctx)
+	if ctx.Err() == nil {
+		s.health.judged(err)
+	}
+	return err
+}
+
+// watch calls healthy once a second until ctx is done, so that the circuit and the
+// log are true though nobody asks.
+func watch(ctx context.Context, healthy func(context.Context) error) error {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			_ = healthy(ctx) // says it in the log
+		}
+	}
+}
+
+// Watch keeps the circuit and the log true while nobody calls Healthy, until ctx is
+// done, and then returns nil.
+func (s *Sink) Watch(ctx context.Context) error { return watch(ctx, s.Healthy) }
+
+// Circuit returns the state of the circuit to Kafka: closed while it takes what it
+// is given, open while it does not, half-open while it is tried. Safe to call from
+// any goroutine.
+func (s *Sink) Circuit() circuit.State { return s.health.circuit.State() }
+
+// judge is what Healthy returns.
+func (s *Sink) judge(ctx context.Context) error {
 	h := s.health
 	if err := h.problem(); err != nil {
 		return err
 	}
 	if h.stalled(stallAfter) {
-		return errors.New("kafka: nothing was acknowledged for some time, for a reason not known")
+		why := "for a reason not known"
+		if since(&h.contact) > stallAfter {
+			why = "and no broker has answered"
+		}
+		return fmt.Errorf("kafka: nothing was acknowledged for %s, %s; the oldest event waits for %s",
+			since(&h.progress).Round(time.Second), why, h.flight.oldest())
 	}
 	if since(&h.progress) < stallAfter {
 		return nil
@@ -95,7 +142,7 @@ func (h *health) problem() error {
 	switch {
 	case h.holding != nil:
 		return h.holding
-	case stalled && h.seen.UnixNano() >= h.progress.Load() && h.trouble != nil:
+	case stalled && cdc.Stamp(h.seen) >= h.progress.Load() && h.trouble != nil:
 		return h.trouble
 	}
 	return nil
@@ -115,10 +162,29 @@ func (h *health) ping(ctx context.Context, c *kgo.Client) error {
 	}
 	if err != nil {
 		h.failed()
+		h.circuit.FailTry()
 		err = fmt.Errorf("kafka: no broker answers: %w", err)
 	}
 	h.pinged, h.pingErr = time.Now(), err
 	return err
+}
+
+// curious reports whether the client library should be asked for details.
+func (h *health) curious() bool {
+	return h.stalled(curiousAfter) || h.flight.oldest().longerThan(stallAfter)
+}
+
+// judged opens or closes the circuit.
+func (h *health) judged(err error) {
+	before := h.circuit.State()
+	switch {
+	case err == nil && before != circuit.Closed:
+		h.circuit.Succeed()
+		h.log.Info("Kafka takes records again")
+	case err != nil && before == circuit.Closed:
+		h.circuit.Fail()
+		h.log.Warn("Kafka takes no records", "err", err)
+	}
 }
 
 // stalled reports whether records are in flight, or a transaction is being ended,
@@ -134,26 +200,32 @@ func (h *health) connected() bool {
 	return h.contact.Load() > 0 && (!h.lost.Load() || since(&h.contact) < stallAfter)
 }
 
-func (h *health) progressed(now time.Time) { h.progress.Store(now.UnixNano()) }
+func (h *health) progressed(now time.Time) { h.progress.Store(cdc.Stamp(now)) }
 
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
-	h.metrics.retries.Inc()
-	h.mu.Lock()
-	h.holding = fmt.Errorf("kafka: topic %s is not ready: %w", topic, err)
-	h.mu.Unlock()
+	h.block(fmt.Errorf("kafka: topic %s is not ready: %w", topic, err))
 	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", hintFor(err))
 }
 
-// release says that Produce waits no more.
+// block says why nothing can be handed over.
+func (h *health) block(why error) {
+	h.metrics.retries.Inc()
+	h.mu.Lock()
+	h.holding = why
+	h.mu.Unlock()
+	h.circuit.FailTry()
+}
+
+// release says that what was waited for is there.
 func (h *health) release() {
 	h.mu.Lock()
 	held := h.holding != nil
 	h.holding = nil
-	clear(h.warned)
 	h.mu.Unlock()
+	h.repeats.Forget()
 	if held {
-		h.log.Info("topic is ready")
+		h.log.Info("what was waited for is ready")
 	}
 }
 
@@ -162,24 +234,18 @@ func (h *health) suspect(err error) {
 	h.mu.Lock()
 	h.trouble, h.seen = fmt.Errorf("kafka: nothing is acknowledged: %w", err), time.Now()
 	h.mu.Unlock()
-	if h.stalled(curiousAfter) {
+	h.circuit.FailTry()
+	switch {
+	case h.stalled(curiousAfter):
 		h.warn("stalled", "nothing is acknowledged, holding records", "err", err, "hint", hintFor(err))
+	case h.flight.oldest().longerThan(stallAfter):
+		h.warn("partition", "a partition acknowledges nothing, holding its records", "err", err, "oldest", h.flight.oldest().String(), "hint", hintFor(err))
 	}
 }
 
-// warn logs once in a while for a key.
-func (h *health) warn(key, msg string, args ...any) {
-	h.mu.Lock()
-	last, seen := h.warned[key]
-	now := time.Now()
-	quiet := seen && now.Sub(last) < warnInterval
-	if !quiet {
-		h.warned[key] = now
-	}
-	h.mu.Unlock()
-	if !quiet {
-		h.log.Warn(msg, args...)
-	}
+// warn logs once in a while for a subject.
+func (h *health) warn(subject, msg string, args ...any) {
+	h.repeats.Log(h.log, slog.LevelWarn, subject, msg, args...)
 }
 
 func (h *health) dataLoss(topic string, partition int32) {
@@ -188,7 +254,7 @@ func (h *health) dataLoss(topic string, partition int32) {
 }
 
 // OnBrokerConnect implements [kgo.HookBrokerConnect].
-func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
+func (h *health) OnBrokerConnect(broker kgo.BrokerMetadata, _ time.Duration, _ net.Conn, err error) {
 	select {
 	case <-h.quit:
 		return // Close breaks dials
@@ -201,7 +267,12 @@ func (h *health) OnBrokerConnect(_ kgo.BrokerMetadata, _ time.Duration, _ net.Co
 	h.failed()
 	h.metrics.retries.Inc()
 	h.suspect(err)
-	h.warn("connect", "connect to broker", "err", err, "hint", hintFor(err))
+	h.warn("connect", "connect to broker", "broker", net.JoinHostPort(broker.Host, strconv.Itoa(int(broker.Port))), "err", err, "hint", hintFor(err))
+}
+
+// OnBrokerWrite implements [kgo.HookBrokerWrite].
+func (h *health) OnBrokerWrite(kgo.BrokerMetadata, int16, int, time.Duration, time.Duration, error) {
+	h.circuit.Try()
 }
 
 // OnBrokerE2E implements [kgo.HookBrokerE2E].
@@ -229,14 +300,14 @@ func (h *health) slowDown() {
 		case <-h.quit:
 		}
 	}
-	h.inited.Store(time.Now().UnixNano())
+	h.inited.Store(cdc.Stamp(time.Now()))
 }
 
 func (h *health) answered() {
-	h.contact.Store(time.Now().UnixNano())
+	h.contact.Store(cdc.Stamp(time.Now()))
 	if h.lost.Swap(false) {
 		h.metrics.reconnects.Inc()
-		h.log.Info("broker answers again")
+		h.repeats.Log(h.log, slog.LevelInfo, "again", "broker answers again")
 	}
 }
 
@@ -246,4 +317,11 @@ func (h *health) failed() {
 	}
 }
 
-func since(ns *atomic.Int64) time.Duration { return time.Since(time.Unix(0, ns.Load())) }
+// since returns how long ago a stamp was, the longest time if it never was.
+func since(stamp *atomic.Int64) time.Duration {
+	at := stamp.Load()
+	if at == 0 {
+		return math.MaxInt64
+	}
+	return time.Since(cdc.Stamped(at))
+}

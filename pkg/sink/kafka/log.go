@@ -18,7 +18,7 @@ type clientLog struct{ s *Sink }
 
 // Level implements [kgo.Logger].
 func (l clientLog) Level() kgo.LogLevel {
-	if l.s.health.stalled(curiousAfter) {
+	if l.s.health.curious() {
 		return kgo.LogLevelDebug
 	}
 	return kgo.LogLevelInfo
@@ -31,36 +31,41 @@ func (l clientLog) Log(level kgo.LogLevel, msg string, keyvals ...any) {
 	case line.final() && (passes(line.err) || isRefusal(line.err) || l.s.narrowing.Load()):
 		l.s.narrowing.Store(true)
 		l.s.metrics.retries.Inc()
-		l.s.health.suspect(fmt.Errorf("topic %s: %w", line.topic, line.err))
+		l.s.health.suspect(fmt.Errorf("%s: %w", partitionText(line.topic, line.partition), line.err))
 	case line.final():
 		l.s.giveUp(fmt.Errorf("write to topic %s: %w", line.topic, fenced(line.err)))
 	case line.retrying != "":
 		l.s.metrics.retries.Inc()
 		l.s.health.suspect(errors.New(line.retrying))
 	case line.err != nil && line.topic != "":
-		l.s.health.suspect(fmt.Errorf("topic %s: %w", line.topic, line.err))
+		l.s.health.suspect(fmt.Errorf("%s: %w", partitionText(line.topic, line.partition), line.err))
 	}
 	l.s.log.Log(context.Background(), slog.LevelDebug, msg, append(keyvals, "client_level", level.String())...)
 }
 
 // line is what a log line says.
 type line struct {
-	topic    string
-	err      error
-	failed   bool   // a batch was refused
-	willFail bool   // a partition's records will be failed
-	retrying string // a batch is to be sent again, and why
+	topic     string
+	partition int32 // or -1
+	err       error
+	failed    bool   // a batch was refused
+	willFail  bool   // a partition's records will be failed
+	retrying  string // a batch is to be sent again, and why
 }
 
 // final reports whether the library is about to fail records with err.
 func (l line) final() bool { return l.err != nil && (l.failed || l.willFail) }
 
 func parseLine(keyvals []any) line {
-	var l line
+	l := line{partition: -1}
 	for i := 0; i+1 < len(keyvals); i += 2 {
 		switch keyvals[i] {
 		case "topic":
 			l.topic, _ = keyvals[i+1].(string)
+		case "partition":
+			if n, ok := keyvals[i+1].(int32); ok {
+				l.partition = n
+			}
 		case "err":
 			l.err, _ = keyvals[i+1].(error)
 		case "err_is_retryable":
@@ -77,7 +82,7 @@ func parseLine(keyvals []any) line {
 
 // parseRetry finds the first batch that is to be sent again in a description
 // of a produce response, as in "orders[0{3=>5}, 1{retrying@-1,2(NAME: text)}]",
-// and returns the topic and the error's text.
+// and returns the partition and the error's text.
 func parseRetry(to string) string {
 	before, after, ok := strings.Cut(to, "{retrying@")
 	if !ok {
@@ -86,8 +91,9 @@ func parseRetry(to string) string {
 	if i := strings.LastIndex(before, "], "); i >= 0 {
 		before = before[i+len("], "):]
 	}
-	topic, _, _ := strings.Cut(before, "[")
+	topic, partitions, _ := strings.Cut(before, "[")
+	partition := partitions[strings.LastIndex(partitions, " ")+1:]
 	_, text, _ := strings.Cut(after, "(")
 	text, _, _ = strings.Cut(text, ")}")
-	return "topic " + topic + ": " + text
+	return "topic " + topic + " partition " + partition + ": " + text
 }

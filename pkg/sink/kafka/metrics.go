@@ -35,23 +35,27 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 }
 
 // registerGauges adds the metrics that are asked for when they are read.
-func registerGauges(reg prometheus.Registerer, inFlight func() (records, bytes int64), connected func() bool) {
+// sink returns the one that is used at that moment.
+func registerGauges(reg prometheus.Registerer, sink func() *Sink) {
 	f := promauto.With(reg)
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "walpost_in_flight_events", Help: "Events handed to Kafka and not yet acknowledged."}, func() float64 {
-		records, _ := inFlight()
+		records, _ := sink().budget.inFlight()
 		return float64(records)
 	})
 	f.NewGaugeFunc(prometheus.GaugeOpts{Name: "walpost_in_flight_bytes", Help: "Memory of the events handed to Kafka and not yet acknowledged."}, func() float64 {
-		_, bytes := inFlight()
+		_, bytes := sink().budget.inFlight()
 		return float64(bytes)
 	})
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "walpost_connected", Help: "1 while the component is connected.",
 		ConstLabels: prometheus.Labels{"component": "kafka"},
 	}, func() float64 {
-		if connected() {
+		if sink().health.connected() {
 			return 1
 		}
 		return 0
 	})
+	if reg != nil {
+		reg.MustRegister(newStalledCollector(func() waiting { return sink().health.flight.oldest() }))
+	}
 }

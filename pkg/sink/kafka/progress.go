@@ -76,6 +76,9 @@ func (c Config) replication() int { return c.withDefaults().ReplicationFactor }
 // allowed to read its settings.
 func (t *Transactional) checkPolicy(ctx context.Context, admin *kadm.Client) error {
 	configs, err := admin.DescribeTopicConfigs(ctx, t.cfg.Topic)
+	if isForbidden(err) {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("describe settings of topic %s: %w", t.cfg.Topic, err)
 	}
@@ -180,7 +183,7 @@ func (t *Transactional) scan(ctx context.Context, key string, from int64, x exte
 	if from >= x.end {
 		return nil, nil
 	}
-	opts := append(t.base.connectOpts(), kgo.KeepControlRecords(),
+	opts := append(t.base.connectOpts(), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.cfg.Topic: {progressPartition: kgo.NewOffset().At(from)}}))
 	c, err := kgo.NewClient(opts...)
 	if err != nil {
@@ -206,8 +209,8 @@ func (t *Transactional) poll(ctx context.Context, c *kgo.Client, s *scanner, lim
 	pctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no record for %s", limit))
 	defer cancel()
 	fetches := c.PollFetches(pctx)
-	for _, e := range fetches.Errors() {
-		return fmt.Errorf("read topic %s: %w", t.cfg.Topic, because(pctx, e.Err))
+	if err := fetchError(fetches); err != nil {
+		return fmt.Errorf("read topic %s: %w", t.cfg.Topic, because(pctx, err))
 	}
 	fetches.EachRecord(s.record)
 	return nil

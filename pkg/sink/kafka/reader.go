@@ -1,9 +1,12 @@
 package kafka
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -11,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 const (
@@ -29,9 +33,11 @@ type Reader struct {
 	topic     string
 	partition int32
 
-	client *kgo.Client // nil before the first use
-	next   int64       // the offset that client reads on from
-	warned time.Time
+	client  *kgo.Client // nil before the first use
+	next    int64       // the offset that client reads on from
+	repeats circuit.Repeats
+
+	trouble atomic.Pointer[error] // why nothing can be read, or nil
 }
 
 // NewReader returns a Reader, or all problems of cfg. It does not dial. The Reader
@@ -50,6 +56,15 @@ func (r *Reader) Close() {
 		r.client.Close()
 	}
 	r.client = nil
+}
+
+// Healthy returns why Fetch cannot read the topic, or nil. Safe to call from any
+// goroutine.
+func (r *Reader) Healthy() error {
+	if err := r.trouble.Load(); err != nil {
+		return fmt.Errorf("kafka: %w", *err)
+	}
+	return nil
 }
 
 // Fetch implements [cdc.LetterLog].
@@ -79,8 +94,12 @@ func (r *Reader) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 	}
 }
 
-// ErrNoTopic is what ReadAll returns for a topic that does not exist.
-var ErrNoTopic = errors.New("topic does not exist")
+// ErrNoTopic and ErrNotAllowed are what ReadAll returns for a topic that does not
+// exist, or that the user may not see.
+var (
+	ErrNoTopic    = errors.New("topic does not exist")
+	ErrNotAllowed = errors.New("topic may not be read")
+)
 
 // ReadAll calls fn for each record from the first to what is the last one when
 // ReadAll is called, until fn fails. Unlike Fetch it waits for no outage.
@@ -128,6 +147,8 @@ func (r *Reader) bounds(ctx context.Context) (start, end int64, err error) {
 	switch {
 	case errors.Is(err, kerr.UnknownTopicOrPartition) || err == nil && (!ok || !ok2):
 		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, ErrNoTopic)
+	case errors.Is(err, kerr.TopicAuthorizationFailed):
+		return 0, 0, fmt.Errorf("read topic %s: %w: %w", r.topic, ErrNotAllowed, err)
 	case err != nil:
 		return 0, 0, fmt.Errorf("read topic %s: %w", r.topic, err)
 	}
@@ -140,10 +161,14 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 		return nil, err
 	}
 	fetches := r.client.PollFetches(ctx)
-	if err := fetches.Err(); err != nil {
+	if err := cmp.Or(context.Cause(ctx), fetchError(fetches)); err != nil {
 		r.Close() // the next one begins at the same place
+		if errors.Is(err, kerr.TopicAuthorizationFailed) {
+			err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
+		}
 		return nil, fmt.Errorf("read topic %s: %w", r.topic, err)
 	}
+	r.trouble.Store(nil)
 	recs := fetches.Records()
 	if len(recs) > 0 {
 		r.next = recs[len(recs)-1].Offset + 1
@@ -160,7 +185,7 @@ func (r *Reader) seek(from int64) error {
 	c, err := kgo.NewClient(append(r.cfg.connection(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.topic: {r.partition: kgo.NewOffset().At(from)}}),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors(),
 		kgo.FetchMaxBytes(maxFetchBytes), kgo.FetchMaxPartitionBytes(maxFetchBytes),
 		kgo.FetchMaxWait(maxFetchWait), kgo.MaxConcurrentFetches(1),
 	)...)
@@ -172,10 +197,8 @@ func (r *Reader) seek(from int64) error {
 }
 
 func (r *Reader) warn(err error) {
-	if time.Since(r.warned) > warnInterval {
-		r.warned = time.Now()
-		r.cfg.Logger.Warn("topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
-	}
+	r.trouble.Store(&err)
+	r.repeats.Log(r.cfg.Logger, slog.LevelWarn, "read", "topic can not be read, trying again", "topic", r.topic, "err", err, "hint", hintFor(err))
 }
 
 func wait(ctx context.Context, d time.Duration) error {
@@ -195,4 +218,24 @@ func logged(rec *kgo.Record) cdc.Logged {
 		r.Headers = append(r.Headers, cdc.Header{Key: h.Key, Value: h.Value})
 	}
 	return cdc.Logged{Record: r, Offset: rec.Offset}
+}
+
+// Trim implements [cdc.LetterLog]. It fails if the user may not delete records, or no
+// answer comes within 10 s.
+func (r *Reader) Trim(ctx context.Context, before int64) error {
+	if err := r.seek(r.next); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, pollTimeout)
+	defer cancel()
+	var to kadm.Offsets
+	to.AddOffset(r.topic, r.partition, before, -1)
+	resp, err := kadm.NewClient(r.client).DeleteRecords(ctx, to)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		return fmt.Errorf("trim topic %s: %w", r.topic, err)
+	}
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // Reopening is a [Sink] that can be opened again after it has given up: for a
@@ -29,9 +30,7 @@ func NewReopening(cfg Config) (*Reopening, error) {
 		return nil, err
 	}
 	r.sink.Store(s)
-	registerGauges(cfg.Registerer,
-		func() (records, bytes int64) { return r.sink.Load().budget.inFlight() },
-		func() bool { return r.sink.Load().health.connected() })
+	registerGauges(cfg.Registerer, r.sink.Load)
 	return r, nil
 }
 
@@ -65,6 +64,12 @@ func (r *Reopening) Flush(ctx context.Context) error { return r.sink.Load().Flus
 
 // Healthy is that of [Sink.Healthy].
 func (r *Reopening) Healthy(ctx context.Context) error { return r.sink.Load().Healthy(ctx) }
+
+// Watch is that of [Sink.Watch].
+func (r *Reopening) Watch(ctx context.Context) error { return watch(ctx, r.Healthy) }
+
+// Circuit is that of [Sink.Circuit].
+func (r *Reopening) Circuit() circuit.State { return r.sink.Load().Circuit() }
 
 // Close is that of [Sink.Close].
 func (r *Reopening) Close() { r.sink.Load().Close() }

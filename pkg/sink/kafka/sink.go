@@ -65,7 +65,7 @@ func New(cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, err
 	}
-	registerGauges(cfg.Registerer, s.budget.inFlight, s.health.connected)
+	registerGauges(cfg.Registerer, func() *Sink { return s })
 	return s, nil
 }
 
@@ -119,6 +119,8 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 		if batch <= t.batch() {
 			d := s.deliveries.Get().(*delivery)
 			d.record, d.done, d.topic, d.size = r, done, t, size
+			d.partition.Store(-1)
+			s.health.flight.enter(d, time.Now())
 			s.send(d)
 			s.unfeed()
 			return nil
@@ -285,6 +287,7 @@ func (s *Sink) acknowledged(d *delivery) {
 // finish calls done, after which the record is not the sink's any more.
 func (s *Sink) finish(d *delivery, err error) {
 	r, done, size := d.record, d.done, d.size
+	s.health.flight.leave(d)
 	d.clear()
 	s.deliveries.Put(d)
 	done(r, err)
@@ -302,6 +305,9 @@ type delivery struct {
 	done   func(*cdc.Record, error)
 	topic  *topic
 	size   int64
+
+	partition atomic.Int32 // that was chosen, or -1; set by the partitioner
+	links     links        // guarded by the flight's mu
 
 	refusal error // the broker's answer to a batch that this record was in or behind; owned by who has the orphans
 }

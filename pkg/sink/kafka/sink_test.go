@@ -237,9 +237,9 @@ func TestParseRetry(t *testing.T) {
 	for to, want := range map[string]string{
 		"":             "",
 		"a[0{3=>5}], ": "",
-		"a[0{retrying@-1,2(NAME: text (more))}], ":                             "topic a: NAME: text (more)",
-		"a[0{3=>5}, 1{err@-1,1(OTHER)}], b[2{3=>5}, 3{retrying@-1,2(NAME)}], ": "topic b: NAME",
-		"a[0{retrying@": "topic a: ",
+		"a[0{retrying@-1,2(NAME: text (more))}], ":                             "topic a partition 0: NAME: text (more)",
+		"a[0{3=>5}, 1{err@-1,1(OTHER)}], b[2{3=>5}, 3{retrying@-1,2(NAME)}], ": "topic b partition 3: NAME",
+		"a[0{retrying@": "topic a partition 0: ",
 	} {
 		if got := parseRetry(to); got != want {
 			t.Errorf("parseRetry(%q) = %q, want %q", to, got, want)

@@ -121,6 +121,9 @@ func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
 	t := &topic{name: name, processed: s.metrics.processed.WithLabelValues(name)}
 	t.set(f)
 	s.topics.add(t)
+	if s.cfg.TopicMet != nil {
+		s.cfg.TopicMet(len(s.topics.known))
+	}
 	return t, nil
 }
 
@@ -131,7 +134,7 @@ func (s *Sink) meetAgain(ctx context.Context, t *topic) error {
 	if err == nil {
 		err = s.adjust(ctx, t, f)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, errNewClient) { // with which the topic is known
 		t.stale.Store(true)
 	}
 	return err
@@ -302,7 +305,7 @@ func (s *Sink) askLimit(ctx context.Context, admin *kadm.Client, name string) (f
 		err = configs[0].Err
 	}
 	switch {
-	case errors.Is(err, kerr.TopicAuthorizationFailed) || errors.Is(err, kerr.ClusterAuthorizationFailed):
+	case isForbidden(err):
 	case err != nil:
 		return facts{}, fmt.Errorf("describe settings of topic %s: %w", name, err)
 	case len(configs) != 1:

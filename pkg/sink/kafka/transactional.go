@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
 )
 
 // TransactionalConfig holds a Transactional's settings. Slot and SystemID are
@@ -132,6 +133,12 @@ func (t *Transactional) Healthy(ctx context.Context) error {
 	}
 	return t.base.Healthy(ctx)
 }
+
+// Watch is as [Sink.Watch].
+func (t *Transactional) Watch(ctx context.Context) error { return watch(ctx, t.Healthy) }
+
+// Circuit is as [Sink.Circuit].
+func (t *Transactional) Circuit() circuit.State { return t.base.Circuit() }
 
 // Produce implements [cdc.Sink]. See [Sink.Produce].
 func (t *Transactional) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
@@ -274,7 +281,11 @@ func (t *Transactional) Load(ctx context.Context) (cdc.Checkpoint, error) {
 	if err != nil {
 		return cdc.Checkpoint{}, err
 	}
-	have, err := t.read(ctx, key)
+	var have content
+	err = t.whenAllowed(ctx, func() (err error) {
+		have, err = t.read(ctx, key)
+		return err
+	})
 	if err != nil {
 		return cdc.Checkpoint{}, fmt.Errorf("load checkpoint of slot %q: %w", t.cfg.Slot, because(ctx, err))
 	}
@@ -294,12 +305,34 @@ func (t *Transactional) Acquire(ctx context.Context) (cdc.Checkpoint, error) {
 		return cdc.Checkpoint{}, ErrClosed
 	}
 	t.discard(errors.New("checkpoint is not acquired"))
-	cp, err := t.acquire(ctx, key)
+	var cp cdc.Checkpoint
+	err = t.whenAllowed(ctx, func() (err error) {
+		cp, err = t.acquire(ctx, key)
+		return err
+	})
 	if err != nil {
 		t.discard(err)
 		return cdc.Checkpoint{}, fmt.Errorf("acquire checkpoint of slot %q: %w", t.cfg.Slot, because(ctx, err))
 	}
 	return cp, nil
+}
+
+// whenAllowed calls f again and again, until ctx is done, as long as a right is
+// lacking. Whoever gives it need not wait for the round to begin again.
+func (t *Transactional) whenAllowed(ctx context.Context, f func() error) error {
+	h := t.base.health
+	for tries := 1; ; tries++ {
+		err := f()
+		if !isForbidden(err) {
+			h.release()
+			return err
+		}
+		h.block(fmt.Errorf("kafka: the checkpoint cannot be taken: %w", err))
+		h.warn("checkpoint", "the checkpoint cannot be taken, trying again", "topic", t.cfg.Topic, "err", err, "hint", hintFor(err))
+		if t.base.pause(ctx, backoff(tries)) != nil {
+			return err
+		}
+	}
 }
 
 // acquire makes the sink of a new epoch. t.mu must be held.

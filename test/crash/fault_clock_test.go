@@ -1,0 +1,69 @@
+package crash
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/walpost/walpost/test/harness"
+)
+
+// clockFaults move walpost's wall clock, by a second or by a year. It must not take
+// that for silence of a server, nor fail to notice silence.
+var clockFaults = []fault{
+	{"clock: jumps ahead", 3, clockJumps(1)},
+	{"clock: jumps back", 3, clockJumps(-1)},
+	{"clock: jumps back while Postgres is silent", 1, clockBackInSilence},
+}
+
+// clockJumps moves the clock many times, since a jump shows only in the moment until
+// something comes from the server again. Half of the time it is not put right before
+// another of these faults.
+func clockJumps(sign time.Duration) func(context.Context, *stage, *rand.Rand) error {
+	return func(_ context.Context, s *stage, r *rand.Rand) error {
+		if err := s.recovered(); err != nil {
+			return err
+		}
+		before := len(s.main.Log())
+		for range 5 + r.IntN(20) {
+			if err := s.clock.set(sign * one(r, time.Second, 5*time.Second, time.Minute, time.Hour, 365*24*time.Hour)); err != nil {
+				return err
+			}
+			<-time.After(between(r, 0, 100*time.Millisecond)) // it goes on meanwhile
+		}
+		if r.IntN(2) == 0 {
+			if err := s.clock.set(0); err != nil {
+				return err
+			}
+		}
+		s.ended()
+		err := s.recovered()
+		if since := s.main.Log()[before:]; strings.Contains(since, "interrupted") {
+			err = errors.Join(err, fmt.Errorf("the stream ended though only the clock was moved:\n%s", tail(since)))
+		}
+		return err
+	}
+}
+
+// clockBackInSilence moves the clock back while nothing comes from Postgres any more:
+// walpost must notice that as soon as ever.
+func clockBackInSilence(_ context.Context, s *stage, r *rand.Rand) error {
+	if err := s.recovered(); err != nil {
+		return err
+	}
+	before := len(s.main.Log())
+	if err := s.main.pg.Add("timeout", harness.ToWalpost, map[string]int64{"timeout": 0}); err != nil {
+		return err
+	}
+	<-time.After(between(r, 0, time.Second)) // silent before
+	err := s.clock.set(-one(r, time.Minute, time.Hour))
+	if err == nil {
+		err = s.until(4*senderTimeout, "walpost notices that Postgres is silent", func() bool {
+			return strings.Contains(s.main.Log()[before:], "interrupted")
+		})
+	}
+	return errors.Join(err, s.main.pg.Heal())
+}
