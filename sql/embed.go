@@ -38,6 +38,10 @@ type Names struct {
 	// Publication, Role and Slot default to walpost.
 	Publication, Role, Slot string
 
+	// Shard is i/K, for a publication of that share of the keys; Key is their column,
+	// which defaults to aggregateid. Empty means all of them.
+	Shard, Key string
+
 	// NoFailover makes the slot an ordinary one where Postgres has failover
 	// slots (17 and later).
 	NoFailover bool
@@ -126,6 +130,8 @@ func (n Names) values() map[string]string {
 		"publication":   n.Publication,
 		"role":          n.Role,
 		"slot":          n.Slot,
+		"shard":         n.Shard,
+		"key":           n.Key,
 		"failover":      strconv.FormatBool(!n.NoFailover),
 	}
 }

@@ -26,6 +26,7 @@ func TestServers(t *testing.T) {
 				"LeavesAlone":  testLeavesAlone,
 				"AllOrNothing": testAllOrNothing,
 				"RoleStreams":  testRoleStreams,
+				"Shards":       testShards,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, server) })
 			}

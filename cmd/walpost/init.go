@@ -16,6 +16,7 @@ import (
 type initOptions struct {
 	print, noTable bool
 	role           string
+	shards         int
 }
 
 func (c *cli) initCommand() *cobra.Command {
@@ -31,13 +32,15 @@ Each object is reported as created or exists. The slot waits for every
 transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
   walpost init --print > outbox.sql
-  walpost init --no-table --outbox.table app.events`,
+  walpost init --no-table --outbox.table app.events
+  walpost init --shards 3`,
 		Args: noArgs,
 	}
 	config.AddFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&opts.print, "print", false, "print the SQL, and connect to nothing")
 	cmd.Flags().BoolVar(&opts.noTable, "no-table", false, "leave the outbox table to the application")
 	cmd.Flags().StringVar(&opts.role, "role", "", "also create this role, with no more rights than streaming needs")
+	cmd.Flags().IntVar(&opts.shards, "shards", 0, "make a publication and a slot for each of so many shards")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
@@ -56,27 +59,62 @@ transaction that is open and has written something, for 30s at most.`,
 	return cmd
 }
 
+// initSteps returns all steps, those of each shard's publication and slot among them.
 func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
+	each, err := initNames(cfg, opts)
+	if err != nil {
+		return nil, err
+	}
+	var (
+		steps []sqlfiles.Step
+		errs  []error
+	)
+	add := func(names sqlfiles.Names, files ...string) {
+		more, err := sqlfiles.Render(names, files...)
+		steps, errs = append(steps, more...), append(errs, err)
+	}
+	if !opts.noTable {
+		add(each[0], sqlfiles.Outbox)
+	}
+	for _, names := range each {
+		add(names, sqlfiles.Publication)
+	}
+	if cfg.Checkpoint.Store == config.StorePostgres || cfg.Checkpoint.Store == config.StoreKafka { // which notes there that it is used
+		add(each[0], sqlfiles.Checkpoint)
+	}
+	if opts.role != "" {
+		add(each[0], sqlfiles.Role)
+	}
+	for _, names := range each { // last: from then on the server keeps WAL for us
+		add(names, sqlfiles.Slot)
+	}
+	return steps, errors.Join(errs...)
+}
+
+// initNames returns the names for each shard, or those of all keys.
+func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	names := sqlfiles.Names{
 		Publication: cfg.Postgres.Publication, Slot: cfg.Postgres.Slot, Role: opts.role,
-		NoFailover: cfg.Postgres.Failover == config.FailoverOff,
+		NoFailover: cfg.Postgres.Failover == config.FailoverOff, Shard: cfg.Postgres.Shard.String(), Key: cfg.Outbox.Key,
 	}
 	for _, t := range cfg.Outbox.Tables {
 		names.Tables = append(names.Tables, pgx.Identifier{t.Schema, t.Name})
 	}
-	var files []string
-	if !opts.noTable {
-		files = append(files, sqlfiles.Outbox)
+	switch {
+	case opts.shards == 0:
+		return []sqlfiles.Names{names}, nil
+	case opts.shards < 0 || opts.shards > config.MaxShards:
+		return nil, fmt.Errorf("--shards %d: want 1 to %d", opts.shards, config.MaxShards)
+	case cfg.Postgres.Shard != config.Shard{}:
+		return nil, fmt.Errorf("--shards %d makes all shards, and postgres.shard %s names one: give one of the two", opts.shards, cfg.Postgres.Shard)
 	}
-	files = append(files, sqlfiles.Publication)
-	if cfg.Checkpoint.Store == config.StorePostgres || cfg.Checkpoint.Store == config.StoreKafka { // which notes there that it is used
-		files = append(files, sqlfiles.Checkpoint)
+	each := make([]sqlfiles.Names, opts.shards)
+	for i := range each {
+		shard := config.Shard{Index: i, Count: opts.shards}
+		each[i] = names
+		each[i].Shard, each[i].Publication, each[i].Slot = shard.String(), shard.Name(names.Publication), shard.Name(names.Slot)
 	}
-	if opts.role != "" {
-		files = append(files, sqlfiles.Role)
-	}
-	// The slot comes last: from then on the server keeps WAL for us.
-	return sqlfiles.Render(names, append(files, sqlfiles.Slot)...)
+	return each, nil
 }
 
 func printSteps(w io.Writer, steps []sqlfiles.Step) error {

@@ -37,8 +37,10 @@ type Postgres struct {
 	Password     Secret
 	PasswordFile string
 
-	Publication    string
-	Slot           string
+	// Publication and Slot are those of the shard, if there is one.
+	Publication, Slot string
+
+	Shard          Shard
 	CreateSlot     bool
 	Failover       Failover
 	StatusInterval time.Duration

@@ -50,6 +50,7 @@ func Load(flags *pflag.FlagSet, environ []string, judges ...Judge) (Config, erro
 	l.fill(&c)
 	l.secrets(&c)
 	l.check(&c)
+	c.Postgres.choose()
 	for _, j := range judges {
 		l.ask(j, c)
 	}

@@ -162,6 +162,7 @@ func samples(t *testing.T) map[string]sample {
 		"postgres.password_file":          {text: there},
 		"postgres.publication":            {text: "Orders, and more"},
 		"postgres.slot":                   {text: "0123"},
+		"postgres.shard":                  {text: "1/3"},
 		"postgres.create_slot":            {text: "false"},
 		"postgres.failover":               {text: "true"},
 		"postgres.status_interval":        {text: "1m30s"},

@@ -29,6 +29,10 @@ const (
 
 var rules = []rule{
 	{
+		"postgres.shard", "postgres.slot", "makes %s or postgres.publication longer than 63 bytes", "shorten them",
+		func(c *Config) bool { return c.Postgres.Shard.tooLong(c) },
+	},
+	{
 		"postgres.password_file", "postgres.dsn", "conflicts with the password in %s", "keep one of the two",
 		func(c *Config) bool { return c.Postgres.Password != "" && dsnHasPassword(string(c.Postgres.DSN)) },
 	},

@@ -41,6 +41,12 @@ var settings = []setting{
 		field: into(slotName, func(c *Config) *string { return &c.Postgres.Slot }),
 	},
 	{
+		Key: "postgres.shard", Means: "all keys",
+		Help: "This instance's share of the keys, i/K with i from 0 to K-1. Publication and slot are those that " +
+			"walpost init --shards K makes: their names are postgres.publication and postgres.slot with _i_of_K after them.",
+		field: into(optionalShard, func(c *Config) *Shard { return &c.Postgres.Shard }),
+	},
+	{
 		Key: "postgres.create_slot", Default: "true",
 		Help: "Create the slot when there is neither a slot nor a checkpoint. " +
 			"With checkpoint.store slot only walpost init creates it.",
