@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -149,12 +150,15 @@ func (m *mourner) checkAll() {
 // lost, done but reported failed, or never answered. The living process goes on, and
 // each event is published once.
 func TestLettersExactlyOnceFaults(t *testing.T) {
-	for name, fault := range allFaults {
+	faults := maps.Clone(allFaults)
+	faults["NotTaken"] = checkpointtest.Lost
+	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			calls := 0
 			for at := 1; at == 1 || at <= calls; at++ {
 				synctest.Test(t, func(t *testing.T) {
 					m := letterScript(t)
+					m.cluster.refusing = name == "NotTaken"
 					var hit op
 					m.cluster.setFault(func(call int, o op) checkpointtest.Fault {
 						calls = max(calls, call)

@@ -49,8 +49,12 @@ func (p *Pipeline) produce(ctx context.Context, r *Record) error {
 	if err != nil && b != nil {
 		b.done(nil) // it was not taken
 	}
-	if err == nil && tx == nil && p.cfg.Transactional {
+	switch {
+	case !p.cfg.Transactional:
+	case err == nil && tx == nil:
 		p.txn.took(size, time.Now())
+	case err != nil && ctx.Err() == nil && !errors.As(err, new(*PoisonError)):
+		return p.spoil(err) // whoever hands it over: the sink takes nothing more
 	}
 	return err
 }
