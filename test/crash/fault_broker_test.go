@@ -4,6 +4,8 @@ import (
 	"context"
 	"math/rand/v2"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // brokerFaults hit a real broker.
@@ -44,8 +46,8 @@ func stoppedWhileAway(_ context.Context, s *stage, r *rand.Rand) error {
 	}
 	silence := between(r, 0, 300*time.Millisecond)
 	cut := time.Now()
-	for _, d := range directions {
-		if err := s.kafkaLink.add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
+	for _, d := range harness.Directions {
+		if err := s.kafkaLink.Add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
 			return err
 		}
 	}
@@ -63,7 +65,7 @@ func stoppedWhileAway(_ context.Context, s *stage, r *rand.Rand) error {
 	}
 	s.ended()
 	s.restart()
-	if heal := s.kafkaLink.heal(); heal != nil {
+	if heal := s.kafkaLink.Heal(); heal != nil {
 		return heal
 	}
 	return err

@@ -88,7 +88,7 @@ func savedButCut(ctx context.Context, s *stage, _ *rand.Rand) error {
 	if err := s.slowCommits(ctx); err != nil {
 		return err
 	}
-	if err := s.main.pg.cut(); err != nil {
+	if err := s.main.pg.Cut(); err != nil {
 		return err
 	}
 	return s.unhook()

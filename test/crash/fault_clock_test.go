@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // clockFaults move walpost's wall clock, by a second or by a year. It must not take
@@ -53,7 +55,7 @@ func clockBackInSilence(_ context.Context, s *stage, r *rand.Rand) error {
 		return err
 	}
 	before := len(s.main.Log())
-	if err := s.main.pg.add("timeout", toClient, map[string]int64{"timeout": 0}); err != nil {
+	if err := s.main.pg.Add("timeout", harness.ToWalpost, map[string]int64{"timeout": 0}); err != nil {
 		return err
 	}
 	<-time.After(between(r, 0, time.Second)) // silent before
@@ -63,5 +65,5 @@ func clockBackInSilence(_ context.Context, s *stage, r *rand.Rand) error {
 			return strings.Contains(s.main.Log()[before:], "interrupted")
 		})
 	}
-	return errors.Join(err, s.main.pg.heal())
+	return errors.Join(err, s.main.pg.Heal())
 }

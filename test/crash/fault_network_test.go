@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"strings"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // side is one of the two connections that a network fault can hit.
@@ -17,7 +19,7 @@ var (
 	kafkaSide = side{"Kafka"}
 )
 
-func (sd side) link(s *stage) *link {
+func (sd side) link(s *stage) *harness.Link {
 	if sd == kafkaSide {
 		return s.kafkaLink
 	}
@@ -27,59 +29,61 @@ func (sd side) link(s *stage) *link {
 // networkFaults hit the connections to one server.
 func networkFaults(sd side) []fault {
 	name := "connections to " + sd.name + ": "
-	on := func(run func(*link, *rand.Rand) error) func(context.Context, *stage, *rand.Rand) error {
+	on := func(run func(*harness.Link, *rand.Rand) error) func(context.Context, *stage, *rand.Rand) error {
 		return func(_ context.Context, s *stage, r *rand.Rand) error { return run(sd.link(s), r) }
 	}
 	return []fault{
-		{name + "closed", 6, on(func(l *link, _ *rand.Rand) error { return l.cut() })},
+		{name + "closed", 6, on(func(l *harness.Link, _ *rand.Rand) error { return l.Cut() })},
 		{name + "closed and refused", 4, on(refused)},
 		{name + "reset", 4, on(reset)},
 		{name + "slow", 3, on(slow)},
 		{name + "stalled", 3, on(stalled)},
-		{name + "black hole to the server", 3, on(blackHole(toServer))},
-		{name + "black hole to walpost", 3, on(blackHole(toClient))},
+		{name + "black hole to the server", 3, on(blackHole(harness.ToServer))},
+		{name + "black hole to walpost", 3, on(blackHole(harness.ToWalpost))},
 		{name + "black hole for long", 1, longBlackHole(sd)},
-		{name + "cut after some bytes to the server", 5, on(cutAfter(toServer))},
-		{name + "cut after some bytes to walpost", 7, on(cutAfter(toClient))},
+		{name + "cut after some bytes to the server", 5, on(cutAfter(harness.ToServer))},
+		{name + "cut after some bytes to walpost", 7, on(cutAfter(harness.ToWalpost))},
 	}
 }
 
-func refused(l *link, r *rand.Rand) error {
-	l.refuse()
+func refused(l *harness.Link, r *rand.Rand) error {
+	if err := l.Refuse(); err != nil {
+		return err
+	}
 	<-time.After(between(r, 50*time.Millisecond, 800*time.Millisecond)) // refused meanwhile
-	return l.accept()
+	return l.Accept()
 }
 
 // reset makes the next chunk in one direction reset its connection.
-func reset(l *link, r *rand.Rand) error {
-	return during(l, between(r, 20*time.Millisecond, 300*time.Millisecond), "reset_peer", map[string]int64{"timeout": 0}, one(r, directions...))
+func reset(l *harness.Link, r *rand.Rand) error {
+	return during(l, between(r, 20*time.Millisecond, 300*time.Millisecond), "reset_peer", map[string]int64{"timeout": 0}, one(r, harness.Directions...))
 }
 
 // during keeps a toxic for some time.
-func during(l *link, d time.Duration, kind string, attributes map[string]int64, to ...direction) error {
+func during(l *harness.Link, d time.Duration, kind string, attributes map[string]int64, to ...harness.Direction) error {
 	for _, dir := range to {
-		if err := l.add(kind, dir, attributes); err != nil {
+		if err := l.Add(kind, dir, attributes); err != nil {
 			return err
 		}
 	}
 	<-time.After(d) // what happens in it is the test
-	return l.heal()
+	return l.Heal()
 }
 
-func slow(l *link, r *rand.Rand) error {
+func slow(l *harness.Link, r *rand.Rand) error {
 	latency := map[string]int64{"latency": 20 + r.Int64N(200), "jitter": r.Int64N(20)}
-	return during(l, between(r, 300*time.Millisecond, 1200*time.Millisecond), "latency", latency, directions...)
+	return during(l, between(r, 300*time.Millisecond, 1200*time.Millisecond), "latency", latency, harness.Directions...)
 }
 
 // stalled lets hardly anything through, and loses nothing.
-func stalled(l *link, r *rand.Rand) error {
-	return during(l, between(r, 100*time.Millisecond, 900*time.Millisecond), "bandwidth", map[string]int64{"rate": 1 + r.Int64N(8)}, one(r, directions...))
+func stalled(l *harness.Link, r *rand.Rand) error {
+	return during(l, between(r, 100*time.Millisecond, 900*time.Millisecond), "bandwidth", map[string]int64{"rate": 1 + r.Int64N(8)}, one(r, harness.Directions...))
 }
 
 // blackHole swallows what flows one way. The connections are closed after it: they
 // have lost bytes.
-func blackHole(d direction) func(*link, *rand.Rand) error {
-	return func(l *link, r *rand.Rand) error {
+func blackHole(d harness.Direction) func(*harness.Link, *rand.Rand) error {
+	return func(l *harness.Link, r *rand.Rand) error {
 		return during(l, between(r, 50*time.Millisecond, 900*time.Millisecond), "timeout", map[string]int64{"timeout": 0}, d)
 	}
 }
@@ -92,7 +96,7 @@ func longBlackHole(sd side) func(context.Context, *stage, *rand.Rand) error {
 			return err
 		}
 		before := s.main.Log()
-		err := during(sd.link(s), between(r, 2*senderTimeout, 3*senderTimeout), "timeout", map[string]int64{"timeout": 0}, one(r, directions...))
+		err := during(sd.link(s), between(r, 2*senderTimeout, 3*senderTimeout), "timeout", map[string]int64{"timeout": 0}, one(r, harness.Directions...))
 		s.ended()
 		if err := errors.Join(err, s.recovered()); err != nil || sd != kafkaSide {
 			return err
@@ -105,8 +109,8 @@ func longBlackHole(sd side) func(context.Context, *stage, *rand.Rand) error {
 }
 
 // cutAfter closes each connection after a number of bytes, several times over.
-func cutAfter(d direction) func(*link, *rand.Rand) error {
-	return func(l *link, r *rand.Rand) error {
+func cutAfter(d harness.Direction) func(*harness.Link, *rand.Rand) error {
+	return func(l *harness.Link, r *rand.Rand) error {
 		bytes := int64(1) << r.IntN(18)
 		bytes += r.Int64N(bytes)
 		return during(l, between(r, 100*time.Millisecond, 700*time.Millisecond), "limit_data", map[string]int64{"bytes": bytes}, d)

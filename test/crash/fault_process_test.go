@@ -8,6 +8,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // processFaults hit walpost itself.
@@ -19,7 +21,7 @@ var processFaults = []fault{
 	{"kill -9 beside a standby", 3, killedBesideStandby},
 	{"SIGTERM beside a standby", 3, stoppedBesideStandby},
 	{"SIGSTOP until a standby takes over", 2, replaced(freeze, thaw)},
-	{"cut off from Postgres until a standby takes over", 2, replaced(cutOff, func(i *instance) error { return i.pg.heal() })},
+	{"cut off from Postgres until a standby takes over", 2, replaced(cutOff, func(i *instance) error { return i.pg.Heal() })},
 }
 
 func freeze(i *instance) error {
@@ -34,8 +36,8 @@ func thaw(i *instance) error {
 
 // cutOff swallows all that an instance and Postgres say to each other.
 func cutOff(i *instance) error {
-	for _, d := range directions {
-		if err := i.pg.add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
+	for _, d := range harness.Directions {
+		if err := i.pg.Add("timeout", d, map[string]int64{"timeout": 0}); err != nil {
 			return err
 		}
 	}

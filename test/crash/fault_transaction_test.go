@@ -11,6 +11,8 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // transactionFaults hit the Kafka transaction that has the position in it. They stand
@@ -51,7 +53,7 @@ func answeredTo(key kmsg.Key, errs ...*kerr.Error) func(context.Context, *stage,
 
 // mute swallows what Kafka says to walpost, for long enough that a commit is among it.
 func (s *stage) mute(r *rand.Rand) error {
-	if err := s.kafkaLink.add("timeout", toClient, map[string]int64{"timeout": 0}); err != nil {
+	if err := s.kafkaLink.Add("timeout", harness.ToWalpost, map[string]int64{"timeout": 0}); err != nil {
 		return err
 	}
 	<-time.After(between(r, 20*time.Millisecond, 200*time.Millisecond)) // the last commit goes through
@@ -62,7 +64,7 @@ func committedButCut(_ context.Context, s *stage, r *rand.Rand) error {
 	if err := s.mute(r); err != nil {
 		return err
 	}
-	return s.kafkaLink.heal() // which closes what has lost bytes
+	return s.kafkaLink.Heal() // which closes what has lost bytes
 }
 
 func killedInTransaction(ctx context.Context, s *stage, r *rand.Rand) error {
@@ -70,7 +72,7 @@ func killedInTransaction(ctx context.Context, s *stage, r *rand.Rand) error {
 		return err
 	}
 	err := s.kill(s.main)
-	if heal := s.kafkaLink.heal(); heal != nil {
+	if heal := s.kafkaLink.Heal(); heal != nil {
 		return heal
 	}
 	s.ended()

@@ -18,7 +18,7 @@ import (
 // instance is one run of walpost.
 type instance struct {
 	*harness.Process
-	pg    *link // to Postgres
+	pg    *harness.Link // to Postgres
 	admin string
 	name  string
 	asked bool // to end
@@ -53,7 +53,7 @@ func (s *stage) start(settings ...string) *instance {
 	n := len(s.instances)
 	i := &instance{pg: s.pgLinks[n%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", n+1)}
 	dsn := s.pgURL()
-	dsn.Host, dsn.User = i.pg.addr(), url.UserPassword(roleName, rolePassword)
+	dsn.Host, dsn.User = i.pg.Addr(), url.UserPassword(roleName, rolePassword)
 	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
 	chosen := choices
 	if s.exact {

@@ -30,10 +30,10 @@ type stage struct {
 	rng  *rand.Rand
 
 	pg      *testenv.PostgresServer
-	pgLinks [2]*link // instances take turns, so that one can be cut off from its successor
+	pgLinks [2]*harness.Link // instances take turns, so that one can be cut off from its successor
 
 	kafka     *testenv.KafkaServer // nil for the in-process broker
-	kafkaLink *link                // nil for the in-process broker
+	kafkaLink *harness.Link        // nil for the in-process broker
 	fake      *kfake.Cluster       // nil for a real broker
 	brokers   []string             // past the link
 
@@ -115,8 +115,8 @@ func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 		t.Fatal(err)
 	}
 	for i := range s.pgLinks {
-		s.pgLinks[i] = newLink(t, "postgres")
-		s.pgLinks[i].to(t, s.pgURL().Host)
+		s.pgLinks[i] = harness.NewLink(t, "postgres")
+		s.pgLinks[i].To(t, s.pgURL().Host)
 	}
 	s.build()
 	s.configure()
@@ -159,12 +159,12 @@ func (s *stage) makeRole() {
 // link.
 func (s *stage) startKafka() {
 	const listener = "LINKED"
-	s.kafkaLink = newLink(s.t, "kafka")
+	s.kafkaLink = harness.NewLink(s.t, "kafka")
 	s.kafka = envtest.NewKafka(s.t, testenv.KafkaConfig{
-		Listeners: map[string]string{listener: "PLAINTEXT"}, Advertised: map[string]string{listener: s.kafkaLink.addr()},
+		Listeners: map[string]string{listener: "PLAINTEXT"}, Advertised: map[string]string{listener: s.kafkaLink.Addr()},
 	})
 	s.brokers = s.kafka.Addrs()
-	s.kafkaLink.to(s.t, s.kafka.ListenerAddrs(listener)[0])
+	s.kafkaLink.To(s.t, s.kafka.ListenerAddrs(listener)[0])
 }
 
 func (s *stage) createTopics() {
@@ -189,7 +189,7 @@ func (s *stage) createTopics() {
 func (s *stage) configure() {
 	brokers := s.brokers
 	if s.kafkaLink != nil {
-		brokers = []string{s.kafkaLink.addr()}
+		brokers = []string{s.kafkaLink.Addr()}
 	}
 	s.env = []string{
 		"WALPOST_POSTGRES_SLOT=" + s.slot,

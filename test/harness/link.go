@@ -30,6 +30,9 @@ const (
 	ToWalpost Direction = "downstream"
 )
 
+// Directions are both.
+var Directions = []Direction{ToServer, ToWalpost}
+
 // NewLink takes an address for clients. It carries nothing before To is called.
 func NewLink(t testing.TB, name string) *Link {
 	t.Helper()
@@ -76,20 +79,32 @@ func (l *Link) Refuse() error {
 // Accept takes connections again.
 func (l *Link) Accept() error { return l.proxy.Start() }
 
+// Cut closes all connections. New ones are taken at once.
+func (l *Link) Cut() error { return errors.Join(l.Refuse(), l.Accept()) }
+
+// Add puts a toxic on all connections of one direction, old and new, until Heal is
+// called. https://github.com/Shopify/toxiproxy#toxics
+func (l *Link) Add(kind string, d Direction, attributes map[string]int64) error {
+	data, err := json.Marshal(map[string]any{"type": kind, "stream": d, "attributes": attributes})
+	if err != nil {
+		return err
+	}
+	return l.bounded(func() error {
+		_, err := l.proxy.Toxics.AddToxicJson(bytes.NewReader(data))
+		return err
+	})
+}
+
 // Swallow makes a black hole of some directions, until Heal is called.
 func (l *Link) Swallow(directions ...Direction) error {
 	var errs []error
 	for _, d := range directions {
-		data, err := json.Marshal(map[string]any{"type": "timeout", "stream": d, "attributes": map[string]int64{"timeout": 0}})
-		errs = append(errs, err, l.bounded(func() error {
-			_, err := l.proxy.Toxics.AddToxicJson(bytes.NewReader(data))
-			return err
-		}))
+		errs = append(errs, l.Add("timeout", d, map[string]int64{"timeout": 0}))
 	}
 	return errors.Join(errs...)
 }
 
-// Heal ends what Swallow began. Connections that lost bytes are closed.
+// Heal removes all toxics. Connections that lost bytes are closed.
 func (l *Link) Heal() error {
 	return l.bounded(func() error { l.proxy.Toxics.ResetToxics(context.Background()); return nil })
 }
