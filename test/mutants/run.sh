@@ -52,6 +52,11 @@ for patch in "$here"/*.patch; do
 		missed=1
 		continue
 	fi
+	if ! (cd "$work/tree" && go build ./...); then
+		echo "does not build: a test that fails would show nothing"
+		missed=1
+		continue
+	fi
 	only=
 	[ -n "$all" ] || only=$(sed -n 's/^Faults: //p' "$patch")
 	guarantee=$(sed -n 's/^Guarantee: //p' "$patch")
