@@ -72,11 +72,16 @@ func (p *Pipeline) claim(ctx context.Context, fresh bool) error {
 	return nil
 }
 
-// writeClaim hands the claim over, in a transaction of its own if there are some.
+// writeClaim hands the claim over, in a transaction of its own if there are some, and
+// waits until it is durable. It fails with the sink, which may give up a record from
+// before.
 func (p *Pipeline) writeClaim(ctx context.Context) error {
 	var b batch
-	if err := p.write(ctx, &Letter{Kind: LetterClaim}, &b); err != nil || !p.cfg.Transactional {
+	if err := p.write(ctx, &Letter{Kind: LetterClaim}, &b); err != nil {
 		return err
+	}
+	if !p.cfg.Transactional {
+		return b.wait(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()

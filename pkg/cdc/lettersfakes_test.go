@@ -36,6 +36,8 @@ type topics struct {
 	fault     cdc.LetterKind // letters that are never answered for
 	faultKept bool           // and are kept all the same
 
+	refusedKind cdc.LetterKind // letters that the broker refuses
+
 	bad     map[string]bool // events that the topic does not take
 	refused map[string]bool // those that the broker refuses after they were taken
 	wasBad  map[string]bool
@@ -61,6 +63,8 @@ func (c *topics) keep(r *cdc.Record) sinktest.Outcome {
 	case c.stalled[partition]:
 		return sinktest.Outcome{Lost: true, Silent: true}
 	case r.Topic != dlq && c.refused[string(r.Value)]:
+		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
+	case r.Topic == dlq && c.refusedKind != "" && kindOf(r) == c.refusedKind:
 		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
 	case r.Topic == dlq && c.fault != "" && kindOf(r) == c.fault:
 		if c.faultKept {
