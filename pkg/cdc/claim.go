@@ -172,6 +172,7 @@ func (h *handler) awaitRoom(ctx context.Context) error {
 			"hint", "mend what makes rows dead, see walpost dlq list, then retry or discard them; or raise delivery.max_dead_letters")
 	}
 	if err := p.savePartial(ctx); err != nil {
+		p.setHeld(false) // the row may find room when it comes again
 		return err
 	}
 	h.handing.Unlock()

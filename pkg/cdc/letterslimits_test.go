@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
 )
 
 // bothGuarantees runs fn with a mourner that delivers at least once, and with one that
@@ -301,6 +302,36 @@ func TestLettersKafkaAway(t *testing.T) {
 			t.Errorf("status %+v, want it streaming", st)
 		}
 		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A hold that ends with its stream, since the position cannot be saved, is over: the row
+// finds room when it comes again.
+func TestLettersHoldEndsUnsaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"a"}, end: 10})
+		m.limit = 1
+		m.topics.bad["a/0/A/1"], m.topics.bad["c/0/14/2"] = true, true
+		m.start()
+		m.settle()
+		time.Sleep(time.Second) // all is saved
+		m.store.SetFault(func(op checkpointtest.Op, _ cdc.Position) checkpointtest.Fault {
+			if op != checkpointtest.Save {
+				return checkpointtest.None
+			}
+			m.topics.set(func() { clear(m.topics.bad) })
+			return checkpointtest.Lost
+		})
+		m.server.commit(scriptTx{keys: []string{"b", "c"}, end: 20})
+		time.Sleep(50 * time.Millisecond)
+		m.store.Heal()
+		m.settle()
+		if st := m.p.Status(); st.Held || m.server.opens < 2 {
+			t.Errorf("status %+v after %d streams, want it not to be held by the second", st, m.server.opens)
+		}
 		if err := m.stop(); err != nil {
 			t.Error(err)
 		}
