@@ -245,7 +245,8 @@ type mourner struct {
 	log    *slog.Logger
 
 	interval time.Duration // between two saves
-	limit    int           // of events that are dead or parked
+	limit    int           // of dead letters that are open
+	parked   int           // limit of events that are parked
 	cluster  *cluster      // that it delivers to exactly once; nil: topics at least once
 	check    func(context.Context) error
 	dying    checkpointtest.Fault // what becomes of a call that is under way when the process is killed
@@ -267,7 +268,7 @@ func (m *mourner) start() {
 		Source: m.server, Route: routeOrNot, Logger: m.log, Check: m.check,
 		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: m.interval,
 		DeadLetters: &cdc.DeadLetters{
-			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode, Max: m.limit,
+			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode, Max: m.limit, MaxParked: m.parked,
 			Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(dlq, l, r) },
 		},
 	}
