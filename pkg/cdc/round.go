@@ -121,10 +121,8 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	if err := p.acquire(ctx, start); err != nil {
 		return err
 	}
-	if p.cfg.Check != nil {
-		if err := p.cfg.Check(ctx); err != nil {
-			return err
-		}
+	if err := p.check(ctx); err != nil {
+		return err
 	}
 	if err := p.claim(ctx, true); err != nil {
 		return err
@@ -132,6 +130,15 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	p.setTracker(p.newTracker(start.LSN))
 	p.reopen(start)
 	return nil
+}
+
+// check asks whether the stream may begin. Once that has taken a while, the status says so.
+func (p *Pipeline) check(ctx context.Context) error {
+	if p.cfg.Check == nil {
+		return nil
+	}
+	defer time.AfterFunc(slowClaim, func() { p.explain(errors.New("waiting for what is checked before a start")) }).Stop()
+	return p.cfg.Check(ctx)
 }
 
 // acquire takes the checkpoint over, for a stream that begins at start.
