@@ -82,7 +82,7 @@ func (s *service) deadLetters() (*cdc.DeadLetters, error) {
 	}
 	topic := s.cfg.DeadLetters()
 	return &cdc.DeadLetters{
-		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, Decode: deadletter.Decode,
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, MaxParked: s.cfg.Delivery.MaxParkedEvents, Decode: deadletter.Decode,
 		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
 	}, nil
 }

@@ -19,7 +19,12 @@ import (
 // in the topics.
 func (m *mourner) exactlyOnce() {
 	m.cluster = newCluster()
-	m.cluster.refuses = func(r *cdc.Record) bool { return r.Topic != dlq && m.topics.isRefused(string(r.Value)) }
+	m.cluster.refuses = func(r *cdc.Record) bool {
+		if r.Topic == dlq {
+			return m.topics.refusedKind != "" && kindOf(r) == m.topics.refusedKind
+		}
+		return m.topics.isRefused(string(r.Value))
+	}
 	m.cluster.onCommit = m.topics.commit
 	m.server.store = m.cluster
 	m.dying = checkpointtest.Silent

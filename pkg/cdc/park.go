@@ -69,7 +69,7 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 	}
 	for held := false; ; held = true {
 		kind, why, err := h.place(ctx, r, poison)
-		full := kind != "" && h.full()
+		full := kind != "" && h.full(kind)
 		if held && !full {
 			p.setHeld(false)
 		}
@@ -80,7 +80,7 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 			return h.bury(ctx, kind, r, why, table)
 		}
 		poison = why // and its key may be free by then
-		if err := h.awaitRoom(ctx); err != nil {
+		if err := h.awaitRoom(ctx, kind); err != nil {
 			return err
 		}
 	}
