@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -83,33 +82,9 @@ func (s *service) deadLetters() (*cdc.DeadLetters, error) {
 	}
 	topic := s.cfg.DeadLetters()
 	return &cdc.DeadLetters{
-		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, Decode: deadletter.Decode,
+		Topic: topic, Slot: s.cfg.Postgres.Slot, Log: s.letters, Max: s.cfg.Delivery.MaxDeadLetters, MaxParked: s.cfg.Delivery.MaxParkedEvents, Decode: deadletter.Decode,
 		Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(topic, l, r) },
 	}, nil
-}
-
-// check refuses to stream without dead letters while keys are parked from when there
-// were some: later events of theirs would pass those that wait.
-func (s *service) check() func(context.Context) error {
-	if s.cfg.Delivery.Poison == config.PoisonDeadLetter {
-		return nil
-	}
-	return func(ctx context.Context) error {
-		lots, err := readLots(ctx, s.cfg, nil)
-		switch {
-		case errors.Is(err, kafka.ErrNoTopic):
-			return nil
-		case errors.Is(err, kafka.ErrNotAllowed):
-			s.log.Debug("whether keys are parked in the dead-letter topic is not known", "topic", s.cfg.DeadLetters(), "error", err)
-			return nil
-		case err != nil:
-			return err
-		case lots.ParkedKeys() > 0:
-			return cdc.Refuse("set delivery.poison to dead-letter, retry or discard what walpost dlq list prints, and then set it to stop; or set delivery.dead_letter_topic to another, which gives those events up",
-				"events of %d keys wait in dead-letter topic %s, and with delivery.poison stop later ones would pass them", lots.ParkedKeys(), s.cfg.DeadLetters())
-		}
-		return nil
-	}
 }
 
 func (s *service) close() {

@@ -62,7 +62,7 @@ func TestHandler(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	status := cdc.Status{
 		State: cdc.Connecting, CaughtUp: time.Now().Add(-time.Hour), Received: 7, Acknowledged: 5, Checkpoint: 3,
-		Failed: map[cdc.PoisonReason]int64{cdc.PoisonKey: 4}, DeadLetters: map[cdc.PoisonReason]int64{cdc.PoisonKey: 2}, ParkedKeys: 6,
+		Failed: map[cdc.PoisonReason]int64{cdc.PoisonKey: 4}, DeadLetters: map[cdc.PoisonReason]int64{cdc.PoisonKey: 2}, OpenDead: 8, ParkedKeys: 6, Parked: 9,
 	}
 	reg.MustRegister(NewCollector(func() cdc.Status { return status }), NewBuildInfo("v1"))
 	reg.MustRegister(NewCircuits(func() map[string]circuit.State {
@@ -89,7 +89,7 @@ func TestHandler(t *testing.T) {
 		t.Errorf("/readyz = %d %q", code, body)
 	}
 	_, body := get("/metrics")
-	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_parked_keys 6", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`, `walpost_circuit_state{component="postgres"} 2`, `walpost_circuit_state{component="kafka"} 1`} {
+	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_open_dead_letters 8", "walpost_parked_keys 6", "walpost_parked_events 9", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`, `walpost_circuit_state{component="postgres"} 2`, `walpost_circuit_state{component="kafka"} 1`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}

@@ -13,7 +13,7 @@ import (
 type collector struct {
 	status func() cdc.Status
 
-	lag, unconfirmed, received, acknowledged, checkpoint, failed, dead, parked *prometheus.Desc
+	lag, unconfirmed, received, acknowledged, checkpoint, failed, dead, open, parkedKeys, parked *prometheus.Desc
 }
 
 // NewCollector returns the metrics of a pipeline.
@@ -30,7 +30,9 @@ func NewCollector(status func() cdc.Status) prometheus.Collector {
 		checkpoint:   desc("walpost_checkpoint_lsn", "Saved position."),
 		failed:       desc("walpost_events_failed_total", "Events that could not be published.", "reason"),
 		dead:         desc("walpost_dead_letters_total", "Events that became dead letters.", "reason"),
-		parked:       desc("walpost_parked_keys", "Keys whose events are parked behind a dead letter."),
+		open:         desc("walpost_open_dead_letters", "Dead letters that are neither published nor discarded, of at most delivery.max_dead_letters."),
+		parked:       desc("walpost_parked_events", "Events that are parked behind a dead letter, of at most delivery.max_parked_events."),
+		parkedKeys:   desc("walpost_parked_keys", "Keys whose events are parked behind a dead letter."),
 	}
 }
 
@@ -48,7 +50,9 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(c.received, float64(s.Received))
 	gauge(c.acknowledged, float64(s.Acknowledged))
 	gauge(c.checkpoint, float64(s.Checkpoint))
-	gauge(c.parked, float64(s.ParkedKeys))
+	gauge(c.open, float64(s.OpenDead))
+	gauge(c.parked, float64(s.Parked))
+	gauge(c.parkedKeys, float64(s.ParkedKeys))
 	for desc, counts := range map[*prometheus.Desc]map[cdc.PoisonReason]int64{c.failed: s.Failed, c.dead: s.DeadLetters} {
 		for reason, n := range counts {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(n), string(reason))

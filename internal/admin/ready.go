@@ -49,7 +49,7 @@ func (c Condition) Ready() (string, error) {
 	case c.Kafka != nil:
 		return "", c.Kafka
 	case c.Pipeline.Held:
-		return "", errors.New("held: as many events are dead or parked as delivery.max_dead_letters allows; walpost dlq list prints them")
+		return "", errors.New("held: as many events are dead as delivery.max_dead_letters allows, or parked as delivery.max_parked_events allows; walpost dlq list prints them")
 	case !c.Pipeline.Saving.IsZero() && c.Now.Sub(c.Pipeline.Saving) > maxSave:
 		return "", fmt.Errorf("checkpoint: a save has been under way for %s", c.Now.Sub(c.Pipeline.Saving).Round(time.Second))
 	}

@@ -170,8 +170,9 @@ type Delivery struct {
 
 	Poison Poison
 
-	// MaxDeadLetters bounds the events that are dead or parked.
-	MaxDeadLetters int
+	// MaxDeadLetters bounds the dead letters that are open, and MaxParkedEvents
+	// what is parked behind them.
+	MaxDeadLetters, MaxParkedEvents int
 
 	// DeadLetterTopic may be empty; see [Config.DeadLetters].
 	DeadLetterTopic string

@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 		Kafka: Kafka{Brokers: []string{"localhost:9092"}, Compression: CompressionLZ4, TransactionTimeout: time.Minute},
 		Delivery: Delivery{
 			Guarantee: AtLeastOnce, MaxInFlightBytes: 24 << 20, MaxUnconfirmedEvents: 1000000, MaxTxMemory: 8 << 20,
-			Poison: PoisonStop, MaxDeadLetters: 10_000, Retry: Retry{100 * time.Millisecond, 30 * time.Second}, DrainTimeout: 10 * time.Second,
+			Poison: PoisonStop, MaxDeadLetters: 10_000, MaxParkedEvents: 1_000_000, Retry: Retry{100 * time.Millisecond, 30 * time.Second}, DrainTimeout: 10 * time.Second,
 		},
 		Checkpoint: Checkpoint{Store: StorePostgres, Interval: time.Second},
 		Admin:      Admin{Listen: "127.0.0.1:9187", MaxLag: 30 * time.Second},
@@ -202,6 +202,7 @@ func samples(t *testing.T) map[string]sample {
 		"delivery.max_in_flight_bytes":    {text: "1048576"},
 		"delivery.max_unconfirmed_events": {text: "17"},
 		"delivery.max_dead_letters":       {text: "17"},
+		"delivery.max_parked_events":      {text: "18"},
 		"delivery.max_tx_memory":          {text: "64KiB"},
 		"delivery.spill_dir":              {text: filepath.Dir(there)},
 		"delivery.poison":                 {text: "Dead-Letter"},

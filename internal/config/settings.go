@@ -268,9 +268,15 @@ var settings = []setting{
 	},
 	{
 		Key: "delivery.max_dead_letters", Default: "10000",
-		Help: "Events that may be dead or parked. At that many the stream is held, and not ready, until some are retried or discarded: " +
-			"so a mistake that makes every row dead stops there.",
+		Help: "Dead letters that may be open. At that many the stream is held, and not ready, until some are retried or discarded: " +
+			"so a mistake that makes every row dead stops there. What is parked behind them does not count.",
 		field: into(within(integer, 1, math.MaxInt32), func(c *Config) *int { return &c.Delivery.MaxDeadLetters }),
+	},
+	{
+		Key: "delivery.max_parked_events", Default: "1000000",
+		Help: "Events that may be parked behind dead letters. At that many the stream is held, as with delivery.max_dead_letters. " +
+			"A start reads all of them, and a retry takes some 20 bytes of memory for each that it is about.",
+		field: into(within(integer, 1, math.MaxInt32), func(c *Config) *int { return &c.Delivery.MaxParkedEvents }),
 	},
 	{
 		Key: "delivery.retry.initial", Default: "100ms",

@@ -66,17 +66,22 @@ func (p *Pipeline) claim(ctx context.Context, fresh bool) error {
 	if fresh {
 		p.trim(ctx, ls.lots)
 		ls.asked, ls.lots.asked, ls.lots.alone = ls.lots.asked, nil, nil
-		p.cfg.Logger.Info("dead letters are read", "topic", d.Topic, "parked_keys", len(ls.lots.keyed), "events", ls.lots.open, "requests", len(ls.asked))
+		p.cfg.Logger.Info("dead letters are read", "topic", d.Topic, "open", ls.lots.dead, "parked_keys", len(ls.lots.keyed), "parked_events", ls.lots.open-ls.lots.dead, "requests", len(ls.asked))
 	}
 	p.countParked()
 	return nil
 }
 
-// writeClaim hands the claim over, in a transaction of its own if there are some.
+// writeClaim hands the claim over, in a transaction of its own if there are some, and
+// waits until it is durable. It fails with the sink, which may give up a record from
+// before.
 func (p *Pipeline) writeClaim(ctx context.Context) error {
 	var b batch
-	if err := p.write(ctx, &Letter{Kind: LetterClaim}, &b); err != nil || !p.cfg.Transactional {
+	if err := p.write(ctx, &Letter{Kind: LetterClaim}, &b); err != nil {
 		return err
+	}
+	if !p.cfg.Transactional {
+		return b.wait(ctx)
 	}
 	ctx, cancel := context.WithTimeout(ctx, commitTimeout)
 	defer cancel()
@@ -150,23 +155,36 @@ func (p *Pipeline) trim(ctx context.Context, lots *Lots) {
 	}
 }
 
-// full reports whether as many events are dead or parked as may be.
-func (h *handler) full() bool {
-	limit := h.cfg.DeadLetters.Max
-	return limit > 0 && h.letters.lots.open >= limit
+// full reports whether there are as many letters of a kind as may be.
+func (h *handler) full(kind LetterKind) bool {
+	lots, limit := h.letters.lots, h.cfg.DeadLetters.limit(kind)
+	n := lots.dead
+	if kind == LetterParked {
+		n = lots.open - lots.dead
+	}
+	return limit > 0 && n >= limit
+}
+
+// limit returns how many letters of a kind there may be.
+func (d *DeadLetters) limit(kind LetterKind) int {
+	if kind == LetterParked {
+		return d.MaxParked
+	}
+	return d.Max
 }
 
 // awaitRoom waits, without the lock on handing, until some lot is settled or ctx is
 // done, and says so in the status. Before that it saves how far the open transaction
 // was handed over: only what the checkpoint covers can be settled, and its end may be
 // what waits for room.
-func (h *handler) awaitRoom(ctx context.Context) error {
+func (h *handler) awaitRoom(ctx context.Context, kind LetterKind) error {
 	p := (*Pipeline)(h)
 	if p.setHeld(true) {
-		p.cfg.Logger.Error("holding the stream: as many events are dead or parked as may be", "limit", h.cfg.DeadLetters.Max,
-			"hint", "mend what makes rows dead, see walpost dlq list, then retry or discard them; or raise delivery.max_dead_letters")
+		p.cfg.Logger.Error("holding the stream: as many events are dead, or parked behind dead ones, as may be", "kind", string(kind), "limit", h.cfg.DeadLetters.limit(kind),
+			"hint", "mend what makes rows dead, see walpost dlq list, then retry or discard them; or raise delivery.max_dead_letters or delivery.max_parked_events")
 	}
 	if err := p.savePartial(ctx); err != nil {
+		p.setHeld(false) // the row may find room when it comes again
 		return err
 	}
 	h.handing.Unlock()

@@ -23,6 +23,7 @@ type cluster struct {
 	delay    time.Duration // of each save
 	fault    func(call int, op op) checkpointtest.Fault
 
+	refusing bool                       // a record that is lost is not taken, rather than given up
 	refuses  func(*cdc.Record) bool     // for good, once it was taken
 	onCommit func(records []cdc.Record) // called with mu held
 }
@@ -219,6 +220,10 @@ func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Recor
 	case checkpointtest.Lost, checkpointtest.Persisted:
 		err = checkpointtest.ErrFault
 		cl.spoiled = err
+		if c.refusing {
+			c.mu.Unlock()
+			return err
+		}
 	}
 	if c.refuses(r) {
 		err = cdc.Poison(cdc.PoisonRefused, "refused by the test")

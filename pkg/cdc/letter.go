@@ -19,10 +19,12 @@ type DeadLetters struct {
 	// Log reads the topic.
 	Log LetterLog
 
-	// Max is how many events may be dead or parked. At that many nothing more
-	// is taken that would have to join them, until some are retried or
-	// discarded. Zero is no limit.
-	Max int
+	// Max is how many dead letters may be open, and MaxParked how many events
+	// may be parked behind them. At that many nothing more is taken that would
+	// have to join them, until some are retried or discarded. A parked event
+	// takes no memory, but a start reads all of them, and a retry remembers
+	// some 20 bytes of each of its own. Zero is no limit.
+	Max, MaxParked int
 
 	// Encode makes r the topic's record for l, ready for the sink. If l has an
 	// Event, that is r.

@@ -1,6 +1,7 @@
 package cdc_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -204,6 +205,45 @@ func TestLettersRetryReconnects(t *testing.T) {
 		}
 		if n := m.compare(never); n != 0 {
 			t.Errorf("%d duplicates, want none", n)
+		}
+	})
+}
+
+// A row is refused while no stream is open, before the claim of the next one or behind
+// it: the sink is opened again, and the row becomes a dead letter.
+func TestLettersRefusedWhileBroken(t *testing.T) {
+	for _, slow := range []time.Duration{30 * time.Millisecond, 200 * time.Millisecond} {
+		t.Run(slow.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMourner(t, scriptTx{keys: []string{"a", "b", "c"}, end: 10})
+				m.topics.refused["a/0/A/1"], m.topics.slow = true, slow
+				m.server.breaks["b/0/A/2"] = true
+				m.start()
+				m.settle()
+				if err := m.stop(); err != nil {
+					t.Error(err)
+				}
+				if m.server.opens > 5 {
+					t.Errorf("%d streams, want a few", m.server.opens)
+				}
+				if list := m.topics.lots(t).List(); len(list) != 1 || string(list[0].Key) != "a" {
+					t.Errorf("lots %+v, want one for key a", list)
+				}
+				m.compare(func(key, _ string) bool { return key == "a" })
+			})
+		})
+	}
+}
+
+// A claim that the broker refuses ends the pipeline, with what to do about it.
+func TestLettersClaimRefused(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.topics.refusedKind = cdc.LetterClaim
+		m.start()
+		time.Sleep(time.Minute)
+		var refused *cdc.RefusedError
+		if err := m.stop(); !errors.As(err, &refused) || refused.Hint == "" {
+			t.Errorf("Run() = %v, want it refused, with a hint", err)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -18,7 +19,12 @@ import (
 // in the topics.
 func (m *mourner) exactlyOnce() {
 	m.cluster = newCluster()
-	m.cluster.refuses = func(r *cdc.Record) bool { return r.Topic != dlq && m.topics.isRefused(string(r.Value)) }
+	m.cluster.refuses = func(r *cdc.Record) bool {
+		if r.Topic == dlq {
+			return m.topics.refusedKind != "" && kindOf(r) == m.topics.refusedKind
+		}
+		return m.topics.isRefused(string(r.Value))
+	}
 	m.cluster.onCommit = m.topics.commit
 	m.server.store = m.cluster
 	m.dying = checkpointtest.Silent
@@ -149,12 +155,15 @@ func (m *mourner) checkAll() {
 // lost, done but reported failed, or never answered. The living process goes on, and
 // each event is published once.
 func TestLettersExactlyOnceFaults(t *testing.T) {
-	for name, fault := range allFaults {
+	faults := maps.Clone(allFaults)
+	faults["NotTaken"] = checkpointtest.Lost
+	for name, fault := range faults {
 		t.Run(name, func(t *testing.T) {
 			calls := 0
 			for at := 1; at == 1 || at <= calls; at++ {
 				synctest.Test(t, func(t *testing.T) {
 					m := letterScript(t)
+					m.cluster.refusing = name == "NotTaken"
 					var hit op
 					m.cluster.setFault(func(call int, o op) checkpointtest.Fault {
 						calls = max(calls, call)

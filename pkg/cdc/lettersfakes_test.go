@@ -36,6 +36,8 @@ type topics struct {
 	fault     cdc.LetterKind // letters that are never answered for
 	faultKept bool           // and are kept all the same
 
+	refusedKind cdc.LetterKind // letters that the broker refuses
+
 	bad     map[string]bool // events that the topic does not take
 	refused map[string]bool // those that the broker refuses after they were taken
 	wasBad  map[string]bool
@@ -61,6 +63,8 @@ func (c *topics) keep(r *cdc.Record) sinktest.Outcome {
 	case c.stalled[partition]:
 		return sinktest.Outcome{Lost: true, Silent: true}
 	case r.Topic != dlq && c.refused[string(r.Value)]:
+		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
+	case r.Topic == dlq && c.refusedKind != "" && kindOf(r) == c.refusedKind:
 		return sinktest.Outcome{Lost: true, Err: cdc.Poison(cdc.PoisonRefused, "refused by the broker")}
 	case r.Topic == dlq && c.fault != "" && kindOf(r) == c.fault:
 		if c.faultKept {
@@ -241,7 +245,8 @@ type mourner struct {
 	log    *slog.Logger
 
 	interval time.Duration // between two saves
-	limit    int           // of events that are dead or parked
+	limit    int           // of dead letters that are open
+	parked   int           // limit of events that are parked
 	cluster  *cluster      // that it delivers to exactly once; nil: topics at least once
 	check    func(context.Context) error
 	dying    checkpointtest.Fault // what becomes of a call that is under way when the process is killed
@@ -263,7 +268,7 @@ func (m *mourner) start() {
 		Source: m.server, Route: routeOrNot, Logger: m.log, Check: m.check,
 		DrainTimeout: 100 * time.Millisecond, CheckpointInterval: m.interval,
 		DeadLetters: &cdc.DeadLetters{
-			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode, Max: m.limit,
+			Topic: dlq, Slot: "s", Log: m.topics, Decode: deadletter.Decode, Max: m.limit, MaxParked: m.parked,
 			Encode: func(l *cdc.Letter, r *cdc.Record) { deadletter.Encode(dlq, l, r) },
 		},
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
 )
 
 // bothGuarantees runs fn with a mourner that delivers at least once, and with one that
@@ -28,7 +29,7 @@ func bothGuarantees(t *testing.T, txs []scriptTx, fn func(t *testing.T, m *mourn
 	}
 }
 
-// At the limit of events that are dead or parked nothing more is taken that would have
+// At the limit of events that are parked nothing more is taken that would have
 // to join them, the status says so, and a stop is clean. Once there is room the stream goes
 // on, and nothing is lost or out of order.
 func TestLettersHeld(t *testing.T) {
@@ -40,7 +41,7 @@ func TestLettersHeld(t *testing.T) {
 func testHeld(t *testing.T, restarts int) {
 	txs := []scriptTx{{keys: []string{"a", "a", "b", "c", "b", "d"}, end: 10}}
 	bothGuarantees(t, txs, func(t *testing.T, m *mourner) {
-		m.limit = 3
+		m.parked = 1
 		for _, ev := range []string{"a/0/A/1", "b/0/A/3"} {
 			m.topics.bad[ev] = true // with a/2 behind the first
 		}
@@ -76,6 +77,38 @@ func testHeld(t *testing.T, restarts int) {
 		}
 		if n := m.compare(func(key, _ string) bool { return key == "a" }); n != 0 {
 			t.Errorf("%d duplicates, want none", n)
+		}
+	})
+}
+
+// What is parked does not count as dead: only another dead letter finds no room.
+func TestLettersHeldByDead(t *testing.T) {
+	keys := slices.Concat(slices.Repeat([]string{"a"}, 50), []string{"null", "c"})
+	bothGuarantees(t, []scriptTx{{keys: keys, end: 10}}, func(t *testing.T, m *mourner) {
+		m.limit, m.topics.bad["a/0/A/1"], m.topics.bad["b/0/14/1"] = 2, true, true
+		for range 2 {
+			m.start()
+			m.settle()
+			if st := m.p.Status(); st.Held || st.OpenDead != 2 || st.ParkedKeys != 1 || st.Parked != 49 {
+				t.Errorf("status %+v, want 2 dead letters, 49 parked events of 1 key, and it not to be held", st)
+			}
+			if err := m.stop(); err != nil {
+				t.Error(err)
+			}
+		}
+		m.start()
+		m.server.commit(scriptTx{keys: []string{"b", "c"}, end: 20})
+		time.Sleep(time.Minute)
+		if st := m.p.Status(); !st.Held || st.OpenDead != 2 {
+			t.Errorf("status %+v, want it to be held", st)
+		}
+		m.topics.request(cdc.Request{ID: "r", Action: cdc.Discard, All: true, WithParked: true})
+		m.settle()
+		if st := m.p.Status(); st.Held || st.OpenDead != 1 || st.Parked != 0 {
+			t.Errorf("status %+v, want 1 dead letter, and it not to be held", st)
+		}
+		if err := m.stop(); err != nil {
+			t.Error(err)
 		}
 	})
 }
@@ -301,6 +334,36 @@ func TestLettersKafkaAway(t *testing.T) {
 			t.Errorf("status %+v, want it streaming", st)
 		}
 		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// A hold that ends with its stream, since the position cannot be saved, is over: the row
+// finds room when it comes again.
+func TestLettersHoldEndsUnsaved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"a"}, end: 10})
+		m.limit = 1
+		m.topics.bad["a/0/A/1"], m.topics.bad["c/0/14/2"] = true, true
+		m.start()
+		m.settle()
+		time.Sleep(time.Second) // all is saved
+		m.store.SetFault(func(op checkpointtest.Op, _ cdc.Position) checkpointtest.Fault {
+			if op != checkpointtest.Save {
+				return checkpointtest.None
+			}
+			m.topics.set(func() { clear(m.topics.bad) })
+			return checkpointtest.Lost
+		})
+		m.server.commit(scriptTx{keys: []string{"b", "c"}, end: 20})
+		time.Sleep(50 * time.Millisecond)
+		m.store.Heal()
+		m.settle()
+		if st := m.p.Status(); st.Held || m.server.opens < 2 {
+			t.Errorf("status %+v after %d streams, want it not to be held by the second", st, m.server.opens)
+		}
 		if err := m.stop(); err != nil {
 			t.Error(err)
 		}

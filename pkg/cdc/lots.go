@@ -19,6 +19,7 @@ type Lots struct {
 	owner string // whose letters count
 	keyed map[lotKey]*Lot
 	alone map[int64]*Lot // those without a key, by offset; nil: not kept
+	dead  int            // how many lots there are, also where those without a key are not kept
 	open  int            // events in all of them
 	asked []*Letter      // requests without an answer
 
@@ -102,13 +103,16 @@ func (ls *Lots) put(event *Lot) {
 	ls.open++
 	k := lotKey{event.Topic, string(event.Key)}
 	switch lot := ls.keyed[k]; {
-	case event.Key == nil && ls.alone != nil:
-		ls.alone[event.Dead.Offset] = event
 	case event.Key == nil:
+		ls.dead++
+		if ls.alone != nil {
+			ls.alone[event.Dead.Offset] = event
+		}
 	case lot != nil:
 		lot.Parked++
 		lot.newest = event.newest
 	default:
+		ls.dead++
 		ls.keyed[k] = event
 	}
 }
@@ -133,13 +137,13 @@ func (ls *Lots) settle(s *Settled) {
 	lot := ls.lot(s)
 	switch {
 	case lot == nil && s.Key == nil && ls.alone == nil && s.Dead == nil:
-		ls.open--
+		ls.dead, ls.open = ls.dead-1, ls.open-1
 	case lot == nil:
 	case s.Dead != nil:
 		ls.open += s.Parked - lot.Parked
 		lot.Dead, lot.Parked = *s.Dead, s.Parked
 	default:
-		ls.open -= lot.Parked + 1
+		ls.dead, ls.open = ls.dead-1, ls.open-lot.Parked-1
 		delete(ls.alone, s.Offset)
 		if s.Key != nil {
 			delete(ls.keyed, lotKey{s.Topic, string(s.Key)})

@@ -49,8 +49,12 @@ func (p *Pipeline) produce(ctx context.Context, r *Record) error {
 	if err != nil && b != nil {
 		b.done(nil) // it was not taken
 	}
-	if err == nil && tx == nil && p.cfg.Transactional {
+	switch {
+	case !p.cfg.Transactional:
+	case err == nil && tx == nil:
 		p.txn.took(size, time.Now())
+	case err != nil && ctx.Err() == nil && !errors.As(err, new(*PoisonError)):
+		return p.spoil(err) // whoever hands it over: the sink takes nothing more
 	}
 	return err
 }
@@ -65,7 +69,7 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 	}
 	for held := false; ; held = true {
 		kind, why, err := h.place(ctx, r, poison)
-		full := kind != "" && h.full()
+		full := kind != "" && h.full(kind)
 		if held && !full {
 			p.setHeld(false)
 		}
@@ -76,7 +80,7 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 			return h.bury(ctx, kind, r, why, table)
 		}
 		poison = why // and its key may be free by then
-		if err := h.awaitRoom(ctx); err != nil {
+		if err := h.awaitRoom(ctx, kind); err != nil {
 			return err
 		}
 	}

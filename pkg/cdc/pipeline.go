@@ -36,7 +36,8 @@ type Config struct {
 	DeadLetters *DeadLetters
 
 	// Check, if not nil, is asked at each start from the checkpoint, once that is
-	// owned and before anything is handed over. An error ends the attempt.
+	// owned and before anything is handed over. It may wait for as long as it must,
+	// until ctx is done. An error ends the attempt.
 	Check func(context.Context) error
 
 	// Reopen makes a sink that has given up take records again, after done was

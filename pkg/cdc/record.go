@@ -11,6 +11,11 @@ type Header struct {
 	Value []byte
 }
 
+// NoTimestamp is the timestamp of a record that tells no time, which is Kafka's own word
+// for it. A broker refuses one that is too far from its clock, and never this.
+// https://github.com/apache/kafka/blob/trunk/clients/src/main/java/org/apache/kafka/common/record/RecordBatch.java
+var NoTimestamp = time.UnixMilli(-1)
+
 // Record is one message for the sink.
 type Record struct {
 	Topic      string
@@ -20,7 +25,7 @@ type Record struct {
 	// Partition is where the record must go, or -1 to let the key decide.
 	Partition int32
 
-	// Timestamp is the record's time; CommitTime is when its event was
+	// Timestamp is the record's time, or NoTimestamp; CommitTime is when its event was
 	// committed, and what latency is measured from.
 	Timestamp, CommitTime time.Time
 

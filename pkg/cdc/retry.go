@@ -41,7 +41,7 @@ func (p *Pipeline) ended(cause error) time.Duration {
 	delay := p.circuit.Fail()
 	p.setState(Connecting, cause)
 	text := OneLine(cause)
-	p.repeats.Log(p.cfg.Logger, slog.LevelWarn, msg+circuit.WithoutNumbers(text), msg, "error", text, "retry_in", delay.Round(time.Millisecond).String())
+	p.repeats.Log(p.cfg.Logger, slog.LevelWarn, msg+circuit.WithoutNumbers(text), msg, "error", text, "retry_within", delay.Round(time.Millisecond).String())
 	return delay
 }
 

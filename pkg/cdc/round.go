@@ -22,6 +22,9 @@ func (e *drainedError) Error() string { return fmt.Sprintf("drained: %v", e.caus
 // round opens the stream once and runs it to its end, which is a drainedError
 // if the pipeline was to stop.
 func (p *Pipeline) round(ctx context.Context) error {
+	if drained := p.failedBetween(ctx); drained != nil {
+		return drained
+	}
 	stream, err := p.cfg.Source.Open(ctx, p.position)
 	if err != nil {
 		return fmt.Errorf("open stream: %w", err)
@@ -118,10 +121,8 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	if err := p.acquire(ctx, start); err != nil {
 		return err
 	}
-	if p.cfg.Check != nil {
-		if err := p.cfg.Check(ctx); err != nil {
-			return err
-		}
+	if err := p.check(ctx); err != nil {
+		return err
 	}
 	if err := p.claim(ctx, true); err != nil {
 		return err
@@ -129,6 +130,15 @@ func (p *Pipeline) begin(ctx context.Context, start Position) error {
 	p.setTracker(p.newTracker(start.LSN))
 	p.reopen(start)
 	return nil
+}
+
+// check asks whether the stream may begin. Once that has taken a while, the status says so.
+func (p *Pipeline) check(ctx context.Context) error {
+	if p.cfg.Check == nil {
+		return nil
+	}
+	defer time.AfterFunc(slowClaim, func() { p.explain(errors.New("waiting for what is checked before a start")) }).Stop()
+	return p.cfg.Check(ctx)
 }
 
 // acquire takes the checkpoint over, for a stream that begins at start.
@@ -228,6 +238,26 @@ func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving fun
 	}
 	s.Stop()
 	stopSaving() // a save that hangs must not hold up the last one
+	return p.drainFor(ctx, s, err)
+}
+
+// failedBetween drains the pipeline if it has failed while no stream was open: a sink
+// that has given up takes no claim. Without dead letters the next stream comes first, to
+// confirm the last position on.
+func (p *Pipeline) failedBetween(ctx context.Context) *drainedError {
+	if p.cfg.DeadLetters == nil || p.cfg.Transactional {
+		return nil
+	}
+	select {
+	case err := <-p.failed:
+		return p.drainFor(ctx, nil, err)
+	default:
+		return nil
+	}
+}
+
+// drainFor drains the pipeline because of err. The stream may be nil, if there is none.
+func (p *Pipeline) drainFor(ctx context.Context, s Stream, err error) *drainedError {
 	derr := p.drain(ctx, s)
 	if errors.Is(derr, ErrFenced) {
 		p.cfg.Logger.Warn("stopped without a save: another process has taken over, and publishes what was unacknowledged here")

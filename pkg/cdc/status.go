@@ -40,8 +40,10 @@ type Status struct {
 
 	Failed      map[PoisonReason]int64 // events found to be poison, by reason
 	DeadLetters map[PoisonReason]int64 // of them, those that became dead letters
+	OpenDead    int                    // dead letters that are neither published nor discarded
 	ParkedKeys  int                    // keys whose events wait behind a dead letter
-	Held        bool                   // nothing is taken, since as many events are dead or parked as may be
+	Parked      int                    // events that do
+	Held        bool                   // nothing is taken, since as many events are dead, or parked, as may be
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
@@ -142,8 +144,8 @@ func (p *Pipeline) countDead(reason PoisonReason) {
 
 // countParked must be called with handing held.
 func (p *Pipeline) countParked() {
-	n := len(p.letters.lots.keyed)
+	lots := p.letters.lots
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.status.ParkedKeys = n
+	p.status.OpenDead, p.status.ParkedKeys, p.status.Parked = lots.dead, len(lots.keyed), lots.open-lots.dead
 }

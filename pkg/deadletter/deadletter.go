@@ -45,7 +45,9 @@ const Partition = 0
 const maxError = 2000
 
 // Encode makes the dead-letter topic's record of l in r, ready for the sink. If l
-// has an Event that is r itself, whose key, value and headers stay as they are.
+// has an Event that is r itself, whose key, value and headers stay as they are. The
+// record tells no time but in its headers: a broker may refuse one that is far from
+// its own clock.
 func Encode(topic string, l *cdc.Letter, r *cdc.Record) {
 	if l.Event == nil {
 		r.Value = body(l)
@@ -58,7 +60,7 @@ func Encode(topic string, l *cdc.Letter, r *cdc.Record) {
 	if l.Event != nil {
 		e.event(l)
 	}
-	r.Topic, r.Partition, r.Timestamp = topic, Partition, l.Time
+	r.Topic, r.Partition, r.Timestamp = topic, Partition, cdc.NoTimestamp
 	if r.CommitTime.IsZero() {
 		r.CommitTime = l.Time
 	}

@@ -15,7 +15,7 @@ import (
 // TestCrash breaks walpost between a real Postgres and a real Kafka.
 func TestCrash(t *testing.T) {
 	faults := slices.Concat(processFaults, clockFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
-		pullFaults, tableFaults, spillFaults, limitFaults)
+		pullFaults, tableFaults, spillFaults, limitFaults, poisonFaults)
 	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
 		of := checkpointFaults
 		if exact {

@@ -34,6 +34,8 @@ type event struct {
 	sum  harness.Digest
 	null bool
 
+	parked bool // it may come long after a position that covers it: it waits among the dead letters
+
 	// What came of it; guarded by ledger.mu.
 	seen      int
 	at        int64 // append time of the first record, in Unix ms

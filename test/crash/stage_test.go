@@ -78,7 +78,7 @@ const (
 // is published and no outbox, one that is neither, and one with a row for each
 // transaction of the writer.
 const setupSQL = `
-	CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
+	CREATE TABLE outbox (id uuid PRIMARY KEY, aggregatetype text NOT NULL, aggregateid text, type text NOT NULL,
 		payload text, seq bigint NOT NULL, lane int, at timestamptz NOT NULL DEFAULT clock_timestamp());
 	CREATE TABLE outbox_parts (id uuid, aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL,
 		payload text, seq bigint NOT NULL, lane int, at timestamptz NOT NULL DEFAULT clock_timestamp()) PARTITION BY LIST (lane);
@@ -177,6 +177,9 @@ func (s *stage) createTopics() {
 	if err == nil {
 		err = res.Error()
 	}
+	if err == nil && s.real {
+		err = s.createDeadLetterTopic(admin)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -195,6 +198,9 @@ func (s *stage) configure() {
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
 		"WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
 		clockVariable + "=" + s.clock.file.Name(),
+	}
+	if s.real {
+		s.env = append(s.env, "WALPOST_DELIVERY_POISON=dead-letter")
 	}
 	if s.exact {
 		s.env = append(s.env, "WALPOST_DELIVERY_GUARANTEE="+exactlyOnce, "WALPOST_CHECKPOINT_TOPIC="+progressTopic)

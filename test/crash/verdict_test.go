@@ -69,7 +69,7 @@ func judge(l *ledger, saved saves, reasons []interruption) verdict {
 			continue
 		}
 		markHits(hit, l.faults, ev)
-		if lsn, wrong := saved.early(ev); wrong {
+		if lsn, wrong := saved.early(ev); wrong && !ev.parked {
 			l.fault(early, ev.at, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, lsn)
 		}
 	}

@@ -85,6 +85,48 @@ func TestKafkaAway(t *testing.T) {
 	}
 }
 
+// A start while Kafka is away waits for it, with all else done and once only, and streams
+// when it is back.
+func TestStartWhileKafkaIsAway(t *testing.T) {
+	s, _, kafka := newFaultyStage(t, "")
+	s.fill(harness.OneRow, 1, 100)
+	p := s.start("run")
+	s.arrived(100, time.Minute)
+	s.stop(p)
+	const epoch = "SELECT epoch FROM walpost.checkpoint WHERE slot = $1"
+	before := s.number(epoch, s.slot)
+	if err := kafka.Kill(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.fill(harness.OneRow, 101, 200)
+	p = s.start("run")
+	const away = 25 * time.Second // longer than the client library repeats a request
+	select {
+	case <-p.Exited():
+		t.Fatalf("walpost ended:\n%s", p.Log())
+	case <-time.After(away):
+	}
+	if starts := s.number(epoch, s.slot) - before; starts != 1 {
+		t.Errorf("the checkpoint was acquired %d times while Kafka was away", starts)
+	}
+	_, reason := s.ready()
+	if err := kafka.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	back := time.Now()
+	s.arrived(200, 30*time.Second)
+	took := time.Since(back)
+	s.stop(p)
+	fmt.Printf("FIGURES started while Kafka is away, for %s: not ready because %q; all delivered %.2f s after Kafka was back; %s\n", away, reason, took.Seconds(), s.check())
+
+	begun := time.Now()
+	s.fill(harness.OneRow, 201, 201)
+	p = s.start("run")
+	s.nextRecord(200)
+	fmt.Printf("FIGURES start of the process to its first record: %d ms\n", time.Since(begun).Milliseconds())
+	s.stop(p)
+}
+
 // Postgres is restarted under load. The stream goes on by itself, and the living
 // process repeats nothing.
 func TestPostgresRestarts(t *testing.T) {

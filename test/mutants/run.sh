@@ -25,18 +25,25 @@ root=$(cd "$here/../.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# caught BY COMMAND... runs a test, says by whom the mutant is caught if it fails,
-# and shows the first of what it has found.
+# caught BY FINDING COMMAND... runs a test, and says by whom the mutant is caught if it
+# fails with a line that FINDING matches, and shows the first of them. A test that fails
+# without one, as when a server does not start, has not caught it.
 caught() {
-	local by=$1
-	shift
+	local by=$1 finding=$2
+	shift 2
 	if (cd "$work/tree" && "$@") >"$work/log" 2>&1; then
 		return 1
 	fi
+	if ! grep -qE "$finding" "$work/log"; then
+		echo "$by failed and found nothing:" && tail -n 5 "$work/log"
+		return 1
+	fi
 	echo "caught by $by"
-	grep -E '^ +[a-z]+_test\.go:[0-9]+: (seed |[a-z ]+ after fault|[a-z ]+ before the first)|^ *--- FAIL|^(panic|FAIL)' "$work/log" |
-		head -n 4 | cut -c1-250 | sed 's/^ */    /' || true
+	grep -E "$finding" "$work/log" | head -n 4 | cut -c1-250 | sed 's/^ */    /'
 }
+
+# What the harness finds: of events and positions, or that a fault was not survived.
+verdict='_test\.go:[0-9]+: (lost|invented|reordered|changed|misplaced|saved early|confirmed early|repeated for no reason|peak RSS|seed [0-9]+ block)'
 
 missed=0
 for patch in "$here"/*.patch; do
@@ -47,16 +54,21 @@ for patch in "$here"/*.patch; do
 	rm -rf "$work/tree" && mkdir "$work/tree"
 	(cd "$root" && git ls-files -z --cached --others --exclude-standard | tar --null -T - -cf -) | tar -x -C "$work/tree"
 	printf '%s: ' "$name"
-	if ! (cd "$work/tree" && patch -s -p1 <"$patch"); then
+	if ! (cd "$work/tree" && patch -F0 -s -p1 <"$patch"); then
 		echo "does not apply any more"
+		missed=1
+		continue
+	fi
+	if ! (cd "$work/tree" && go build ./...); then
+		echo "does not build: a test that fails would show nothing"
 		missed=1
 		continue
 	fi
 	only=
 	[ -n "$all" ] || only=$(sed -n 's/^Faults: //p' "$patch")
 	guarantee=$(sed -n 's/^Guarantee: //p' "$patch")
-	caught "the crash harness" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -guarantee "${guarantee:-at-least-once}" -seed "$seed" -only "$only" ||
-		caught "the packages' tests" go test -count=1 -timeout 10m -failfast ./pkg/... ||
+	caught "the crash harness" "$verdict" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -guarantee "${guarantee:-at-least-once}" -seed "$seed" -only "$only" ||
+		caught "the packages' tests" '^ *--- FAIL' go test -count=1 -timeout 10m -failfast ./pkg/... ||
 		{ echo "missed" && missed=1; }
 done
 exit $missed

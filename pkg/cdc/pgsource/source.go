@@ -20,7 +20,6 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -260,6 +259,7 @@ func (s *Source) openStream(ctx context.Context, control *pgx.Conn, position fun
 		closeConn(repl.conn)
 		return nil, err
 	}
+	st.hold()
 	s.opened = true
 	return st, nil
 }
@@ -313,20 +313,27 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 			return err
 		}
 	}
-	st.start = cdc.Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: start}
+	st.begin(cdc.Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: start}, slot, server.LSN)
+	st.binary = binary && !s.textOnly
+	return nil
+}
+
+// begin sets where the stream starts, and whether with a pull. The slot is nil if it was
+// made just now.
+func (st *Stream) begin(at cdc.Position, slot *slotState, end cdc.LSN) {
+	s, start := st.src, at.LSN
+	st.start = at
 	st.in.at = start
 	st.received.Store(uint64(start))
 	st.confirmed.Store(uint64(start))
 	if slot != nil {
 		st.confirmed.Store(uint64(slot.ConfirmedFlush))
 	}
-	st.binary = binary && !s.textOnly
 	st.backlog.above, st.backlog.limit = cdc.LSN(max(0, s.cfg.PullAbove)), s.stallLimit
-	if a := st.backlog.above; a > 0 && server.LSN > start && server.LSN-start > a && !s.streamNext {
+	if a := st.backlog.above; a > 0 && end > start && end-start > a && !s.streamNext {
 		st.backlog.behind.Store(true)
 	}
 	s.streamNext = false
-	return nil
 }
 
 // answerTimeout bounds what the server is asked before the stream runs. On a
@@ -339,36 +346,6 @@ func answered(ctx context.Context, f func(context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	return f(ctx)
-}
-
-// whileOwned calls f, and meanwhile keeps the session that owns the slot from being
-// idle: f may wait for as long as an outage of the sink.
-func (st *Stream) whileOwned(ctx context.Context, f func(context.Context) error) error {
-	g, gctx := errgroup.WithContext(ctx)
-	fctx, done := context.WithCancel(gctx)
-	g.Go(func() error {
-		defer done()
-		return f(fctx)
-	})
-	g.Go(func() error {
-		ticker := time.NewTicker(st.interval())
-		defer ticker.Stop()
-		for {
-			select {
-			case <-fctx.Done():
-				return nil
-			case <-ticker.C:
-			}
-			err := answered(gctx, func(ctx context.Context) error {
-				_, err := st.control.Exec(ctx, "SELECT")
-				return err
-			})
-			if err != nil && fctx.Err() == nil {
-				return fmt.Errorf("session that owns the slot: %w", err)
-			}
-		}
-	})
-	return g.Wait()
 }
 
 // Ping implements [cdc.Source]. Like pg_isready it asks only whether the server

@@ -20,18 +20,21 @@ import (
 // Stream is one replication connection, and the ordinary session whose lock
 // makes it the slot's only reader. It implements [cdc.Stream].
 //
-// While it runs there are four goroutines: one reads and calls the handler, one
-// sends standby status, one watches the ordinary session, and one interrupts
-// the first.
+// From Open to Run a goroutine keeps the ordinary session alive. While the stream runs
+// there are four: one reads and calls the handler, one sends standby status, one watches
+// the ordinary session, and one interrupts the first.
 type Stream struct {
 	src     *Source
 	cfg     Config
-	control *pgx.Conn                   // owned by Open, then by watch, then by finish
+	control *pgx.Conn                   // owned by Open, then by hold, then by watch, then by finish
 	repl    atomic.Pointer[replication] // replaced with sending held
 	start   cdc.Position
 	binary  bool
 
 	senderTimeout time.Duration // the session's wal_sender_timeout, never zero
+
+	release func() error // ends hold, and says whether control was lost meanwhile
+	abandon func()       // ends hold at once
 
 	stopOnce sync.Once
 	stopped  chan struct{}
@@ -76,6 +79,8 @@ func (st *Stream) Confirm(lsn cdc.LSN) {
 
 // Close implements [cdc.Stream].
 func (st *Stream) Close() error {
+	st.abandon()
+	_ = st.release() // a loss was reported by Run, or there was none
 	closeConn(st.repl.Load().conn)
 	closeConn(st.control.PgConn())
 	st.src.metrics.connected.Set(0)
@@ -86,6 +91,9 @@ func (st *Stream) Close() error {
 
 // Run implements [cdc.Stream].
 func (st *Stream) Run(ctx context.Context, h cdc.Handler) error {
+	if err := st.release(); err != nil {
+		return err
+	}
 	st.src.metrics.connected.Set(1)
 	st.src.running.Store(st)
 	defer st.in.close()

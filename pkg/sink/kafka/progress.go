@@ -35,7 +35,7 @@ func (c content) record(topic string) (*kgo.Record, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make progress record: %w", err)
 	}
-	return &kgo.Record{Topic: topic, Partition: progressPartition, Key: []byte(c.key), Value: value}, nil
+	return &kgo.Record{Topic: topic, Partition: progressPartition, Key: []byte(c.key), Value: value, Timestamp: cdc.NoTimestamp}, nil
 }
 
 // segmentBytes keeps the segments of a progress topic small: the one that is

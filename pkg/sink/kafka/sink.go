@@ -374,7 +374,7 @@ func (*delivery) Value(any) any { return nil }
 const maxSeconds = math.MaxInt64 / int64(time.Second)
 
 // writable reports whether t can be a record's timestamp: brokers refuse what
-// lies before 1970.
+// lies before 1970, but for the word for none.
 func writable(t time.Time) bool {
-	return t.IsZero() || t.Unix() >= 0 && t.Unix() < maxSeconds
+	return t.IsZero() || t.Equal(cdc.NoTimestamp) || t.Unix() >= 0 && t.Unix() < maxSeconds
 }

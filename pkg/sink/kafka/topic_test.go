@@ -334,7 +334,8 @@ func TestTimestamps(t *testing.T) {
 		want bool
 	}{
 		{time.UnixMilli(0), true},
-		{time.UnixMilli(-1), false},
+		{time.UnixMilli(-2), false},
+		{cdc.NoTimestamp, true},
 		{time.Date(2262, 1, 1, 0, 0, 0, 0, time.UTC), true},
 		{time.Date(2263, 1, 1, 0, 0, 0, 0, time.UTC), false},
 		{time.Date(294276, 12, 31, 0, 0, 0, 0, time.UTC), false},
