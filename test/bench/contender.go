@@ -64,11 +64,11 @@ func (b *bench) allContenders() []contender {
 	}
 }
 
-// selectedContenders are those whose names begin with prefix and were asked for.
-func (b *bench) selectedContenders(prefix string) []contender {
+// selectedContenders are those that were asked for.
+func (b *bench) selectedContenders() []contender {
 	var all []contender
 	for _, c := range b.allContenders() {
-		if strings.HasPrefix(c.name, prefix) && selected(b.settings.contenders, c.name) {
+		if selected(b.settings.contenders, c.name) {
 			all = append(all, c)
 		}
 	}
@@ -161,7 +161,7 @@ func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig,
 		return testenv.ConnectConfig{}, err
 	}
 	connector := map[string]string{"slot.name": slot, "publication.name": "walpost", "transforms.outbox.route.topic.replacement": topic}
-	cfg := testenv.ConnectConfig{Brokers: b.kafka.Addrs(), Offsets: b.offsets, Worker: map[string]string{"producer.compression.type": "lz4", "producer.acks": "all"}}
+	cfg := testenv.ConnectConfig{Brokers: b.kafka.Addrs(), Worker: map[string]string{"producer.compression.type": "lz4", "producer.acks": "all"}}
 	if tuned {
 		for name, value := range map[string]string{
 			"poll.interval.ms": "5", "max.batch.size": "8192", "max.queue.size": "32768",
@@ -179,40 +179,4 @@ func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig,
 	}
 	cfg.Connector = testenv.DebeziumOutbox(db, connector)
 	return cfg, nil
-}
-
-// primeDebezium runs Debezium once, so that later runs have an offset to go on from:
-// without one it would begin at the end of WAL.
-func (b *bench) primeDebezium(ctx context.Context) (err error) {
-	const slot = "prime"
-	if _, err := b.conn.Exec(ctx, "SELECT pg_create_logical_replication_slot($1, 'pgoutput')", slot); err != nil {
-		return err
-	}
-	topic, err := b.createTopic(ctx, slot)
-	if err != nil {
-		return err
-	}
-	cfg, err := b.debezium(slot, topic, true)
-	if err != nil {
-		return err
-	}
-	s, err := testenv.StartConnect(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, s.Close(), b.dropSlot(ctx, slot)) }()
-	if err := s.Wait(ctx); err != nil {
-		return err
-	}
-	if _, err := b.conn.Exec(ctx, "CALL fill(10, 1, 300)"); err != nil {
-		return err
-	}
-	if err := b.await(ctx, topic, 10, time.Minute); err != nil {
-		return err
-	}
-	if _, err := s.Stop(ctx); err != nil {
-		return err
-	}
-	b.offsets, err = s.Offsets()
-	return err
 }

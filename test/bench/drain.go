@@ -42,7 +42,7 @@ func (b *bench) drain(ctx context.Context, w workload) error {
 		return err
 	}
 	fmt.Printf("\n%s: %d events of %d bytes, written in %.1f s\n", w.Name, w.Events, w.Bytes, time.Since(begun).Seconds())
-	contenders := b.selectedContenders("")
+	contenders := b.selectedContenders()
 	all := make([][]sample, len(contenders))
 	for round := range b.rounds + 1 { // the first warms up, and is not counted
 		for i, c := range contenders {

@@ -52,7 +52,7 @@ func (b *bench) latencies(ctx context.Context) error {
 				l.batch = 10 // single rows are more than the writers can commit here
 			}
 		}
-		for _, c := range b.selectedContenders("") {
+		for _, c := range b.selectedContenders() {
 			if !c.latency {
 				continue
 			}

@@ -63,7 +63,6 @@ type bench struct {
 	conn    *pgx.Conn
 	walpost string // the binary
 	recv    string // pg_recvlogical
-	offsets []byte // what Debezium starts from
 	runs    int    // names slots and topics
 	report  report
 }
@@ -124,9 +123,6 @@ func (b *bench) start(ctx context.Context) (err error) {
 	}
 	if b.conn, err = pgx.Connect(ctx, b.pg.DSN()); err == nil {
 		_, err = b.conn.Exec(ctx, setup)
-	}
-	if err == nil && len(b.selectedContenders(debeziumName)) > 0 {
-		err = b.primeDebezium(ctx)
 	}
 	if err != nil {
 		return errors.Join(err, b.close())
