@@ -127,6 +127,7 @@ func TestRoutePoison(t *testing.T) {
 		{"NegativePartition", Config{Place: []string{"p:partition"}}, event(cellBinary("p", pgtype.Int4OID, 0xff, 0xff, 0xff, 0xff)), cdc.PoisonRow, testID, `there is no partition -1`},
 		{"TextTimestamp", Config{Timestamp: "at"}, event(cellText("at", pgtype.TextOID, "now")), cdc.PoisonRow, testID, `want timestamp or timestamptz`},
 		{"InfiniteTimestamp", Config{Timestamp: "at"}, event(cellText("at", pgtype.TimestampOID, "infinity")), cdc.PoisonRow, testID, `infinite or before 1970`},
+		{"TimestampThatIsKafkasWordForNone", Config{Timestamp: "at"}, event(cellText("at", pgtype.TimestamptzOID, "1969-12-31 23:59:59.999+00")), cdc.PoisonRow, testID, `infinite or before 1970`},
 		{"OldTimestamp", Config{Timestamp: "at"}, event(cellText("at", pgtype.TimestampOID, "1969-12-31 23:59:59.999999")), cdc.PoisonRow, testID, `infinite or before 1970`},
 		{"BadTimestamp", Config{Timestamp: "at"}, event(cellText("at", pgtype.TimestampOID, "29/02/2024")), cdc.PoisonRow, testID, `DateStyle ISO`},
 		{"BadBytea", Config{}, event(cellText("payload", pgtype.ByteaOID, `\xzz`)), cdc.PoisonRow, testID, `hex format`},
