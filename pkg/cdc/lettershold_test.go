@@ -1,8 +1,10 @@
 package cdc_test
 
 import (
+	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -45,6 +47,56 @@ func TestLettersHoldIsBounded(t *testing.T) {
 		}
 		if n := m.compare(never); n != 0 {
 			t.Errorf("%d duplicates, want none", n)
+		}
+	})
+}
+
+// A start does not wait until the log is trimmed.
+func TestLettersTrimSlow(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.topics.trimming = 10 * time.Second
+		begun := time.Now()
+		m.start()
+		m.settle()
+		if took := time.Since(begun); took >= 10*time.Second {
+			t.Errorf("started after %s", took)
+		}
+		if err := m.stop(); err != nil || m.topics.trims != 1 {
+			t.Errorf("Run() = %v, trimmed %d times, want once", err, m.topics.trims)
+		}
+	})
+}
+
+// A refused row that another process has published meanwhile is forgotten: the back-off
+// grows as ever.
+func TestLettersRefusedAndPassed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMourner(t, scriptTx{keys: []string{"a"}, end: 10})
+		m.topics.refused["a/0/A/1"] = true
+		m.server.onReopen = func() {
+			m.server.onReopen = nil
+			other := m.store.Open()
+			_, err := other.Acquire(t.Context())
+			if err := errors.Join(err, other.Save(t.Context(), cdc.Position{SystemID: 7, Timeline: 1, LSN: 10})); err != nil {
+				t.Error(err)
+			}
+		}
+		m.start()
+		time.Sleep(time.Second)
+		m.server.mu.Lock()
+		m.server.breaks["b/0/14/1"], m.server.fail = true, errors.New("starting up")
+		m.server.mu.Unlock()
+		m.server.commit(scriptTx{keys: []string{"b"}, end: 20})
+		time.Sleep(time.Hour)
+		if m.server.opens > 3000 {
+			t.Errorf("%d streams in an hour, want less and less of them", m.server.opens)
+		}
+		m.server.mu.Lock()
+		m.server.fail = nil
+		m.server.mu.Unlock()
+		m.settle()
+		if err := m.stop(); err != nil {
+			t.Error(err)
 		}
 	})
 }

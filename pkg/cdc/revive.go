@@ -107,7 +107,7 @@ func (p *Pipeline) survey(ctx context.Context, req *Letter) (*job, error) {
 			}
 		}
 	}
-	p.trim(ctx, lots)
+	p.trim(ctx, p.trimmable(lots))
 	j := &job{request: req, owners: NewLots(slot), keyed: map[lotKey]*revival{}, alone: map[int64]*revival{}}
 	j.answer.Request = req.Request.ID
 	for _, lot := range lots.List() {

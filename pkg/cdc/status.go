@@ -138,6 +138,7 @@ func (p *Pipeline) setCheckpoint(pos Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.Checkpoint, p.durable = pos.LSN, pos
+	p.forgetPassed(pos.LSN)
 }
 
 func (p *Pipeline) countFailed(reason PoisonReason) {
