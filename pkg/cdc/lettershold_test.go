@@ -1,0 +1,50 @@
+package cdc_test
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// A log that can hardly be read holds the stream for some seconds at a time, and the
+// status says so: other keys go on.
+func TestLettersHoldIsBounded(t *testing.T) {
+	bothGuarantees(t, []scriptTx{{keys: []string{"a", "b"}, end: 10}}, func(t *testing.T, m *mourner) {
+		m.topics.bad["a/0/A/1"] = true
+		m.start()
+		m.settle()
+		time.Sleep(time.Second) // all is saved
+		m.topics.set(func() { clear(m.topics.bad); m.topics.logPace = 20 * time.Second })
+		m.topics.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+		held, end := false, cdc.LSN(10)
+		var longest time.Duration
+		for range 15 {
+			end += 10
+			m.server.commit(scriptTx{keys: append(slices.Repeat([]string{"a"}, 6), "b"), end: end})
+			begun := time.Now()
+			for m.p.Status().Acknowledged < end {
+				held = held || m.p.Status().HeldForRetry
+				time.Sleep(100 * time.Millisecond)
+			}
+			longest = max(longest, time.Since(begun))
+			time.Sleep(20 * time.Second)
+		}
+		if !held || longest > 11*time.Second {
+			t.Errorf("held %t, for up to %s, want it held for up to 10s", held, longest)
+		}
+		m.topics.set(func() { m.topics.logPace = 0 })
+		time.Sleep(time.Minute)
+		m.settle()
+		if st := m.p.Status(); st.HeldForRetry {
+			t.Errorf("status %+v, want it not to be held", st)
+		}
+		if err := m.stop(); err != nil {
+			t.Error(err)
+		}
+		if n := m.compare(never); n != 0 {
+			t.Errorf("%d duplicates, want none", n)
+		}
+	})
+}
