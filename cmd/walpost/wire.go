@@ -140,7 +140,7 @@ func (s *service) circuits() map[string]circuit.State {
 
 func (s *service) ready(ctx context.Context) (string, error) {
 	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
-	if s.letters != nil && status.State != cdc.Streaming { // for which they must be read first
+	if s.letters != nil && (status.State != cdc.Streaming || status.HeldForRetry) { // which goes on once they are read
 		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
 	}
 	return admin.Condition{

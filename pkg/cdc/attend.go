@@ -11,6 +11,8 @@ func (p *Pipeline) attend(ctx context.Context, s Stream) error {
 	if p.cfg.DeadLetters == nil {
 		return nil
 	}
+	p.trim(ctx, p.letters.trimTo)
+	p.letters.trimTo = -1
 	var err error
 	for err == nil && ctx.Err() == nil {
 		err = p.attendOnce(ctx, s)
@@ -38,6 +40,7 @@ func (p *Pipeline) attendOnce(ctx context.Context, s Stream) error {
 	}
 	ls.asked, ls.answered = ls.asked[1:], req.Request.ID
 	p.setJob(nil)
+	p.forgetRetried()
 	return nil
 }
 

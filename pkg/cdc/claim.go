@@ -23,6 +23,7 @@ type letters struct {
 	asked    []*Letter // requests to carry out
 	answered string    // the last one that was, until its answer was read
 	kept     bool      // the log cannot be trimmed
+	trimTo   int64     // offset before which it is to be, once the stream runs; -1 for not
 }
 
 // errClaimed ends a stream when another instance has claimed the log.
@@ -64,8 +65,11 @@ func (p *Pipeline) claim(ctx context.Context, fresh bool) error {
 	}
 	ls.answered = "" // the claim lies behind it
 	if fresh {
-		p.trim(ctx, ls.lots)
+		ls.trimTo = p.trimmable(ls.lots)
 		ls.asked, ls.lots.asked, ls.lots.alone = ls.lots.asked, nil, nil
+		if len(ls.asked) == 0 {
+			p.forgetRetried()
+		}
 		p.cfg.Logger.Info("dead letters are read", "topic", d.Topic, "open", ls.lots.dead, "parked_keys", len(ls.lots.keyed), "parked_events", ls.lots.open-ls.lots.dead, "requests", len(ls.asked))
 	}
 	p.countParked()
@@ -141,15 +145,29 @@ func (p *Pipeline) fetch(ctx context.Context, from int64) ([]*Letter, error) {
 	return found, nil
 }
 
-// trim lets go of the log before what lots, which are as of some moment in it, need.
-// A log that others write to is kept, since nobody knows what they need.
-func (p *Pipeline) trim(ctx context.Context, lots *Lots) {
+// trimmable returns the offset before which nothing in the log is needed by lots, which
+// are as of some moment in it, or -1 if it is to be kept, as one that others write to:
+// nobody knows what they need.
+func (p *Pipeline) trimmable(lots *Lots) int64 {
 	ls := &p.letters
-	if lots.shared || ls.kept {
+	if lots.shared && !ls.kept {
+		ls.kept = true
+		p.cfg.Logger.Warn("the dead-letter topic is not trimmed, since not all records in it are this slot's: a start will read all of it", "topic", p.cfg.DeadLetters.Topic,
+			"hint", "give each slot a delivery.dead_letter_topic of its own")
+	}
+	if ls.kept {
+		return -1
+	}
+	return lots.neededFrom()
+}
+
+// trim lets go of the log before an offset, if that is not negative.
+func (p *Pipeline) trim(ctx context.Context, before int64) {
+	if before < 0 {
 		return
 	}
-	if err := p.cfg.DeadLetters.Log.Trim(ctx, lots.neededFrom()); err != nil && ctx.Err() == nil {
-		ls.kept = true // do not ask again and again
+	if err := p.cfg.DeadLetters.Log.Trim(ctx, before); err != nil && ctx.Err() == nil {
+		p.letters.kept = true // do not ask again and again
 		p.cfg.Logger.Warn("the dead-letter topic is not trimmed: a start will read all of it", "topic", p.cfg.DeadLetters.Topic, "error", err,
 			"hint", "allow the operation Delete on the topic")
 	}

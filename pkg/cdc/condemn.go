@@ -19,6 +19,12 @@ type condemned struct {
 	id      string
 }
 
+// verdict is why, and whether that was in a retry: its event lies behind the checkpoint.
+type verdict struct {
+	poison  *PoisonError
+	retried bool
+}
+
 // condemnedError ends a round for such an event.
 type condemnedError struct{ err error }
 
@@ -42,7 +48,7 @@ func (p *Pipeline) condemn(r *Record, err error) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.condemned[condemned{r.CommitLSN, r.Ordinal, string(r.ID)}] = poison
+	p.condemned[condemned{r.CommitLSN, r.Ordinal, string(r.ID)}] = verdict{poison, r.tx == nil}
 	return &condemnedError{fmt.Errorf("reason %s, id %s", poison.Reason, r.ID)}
 }
 
@@ -54,9 +60,9 @@ func (p *Pipeline) sentence(r *Record) *PoisonError {
 		return nil
 	}
 	c := condemned{r.CommitLSN, r.Ordinal, string(r.ID)}
-	poison := p.condemned[c]
+	v := p.condemned[c]
 	delete(p.condemned, c)
-	return poison
+	return v.poison
 }
 
 // recover makes the pipeline fit for another round after a drain, if that was for a
@@ -85,6 +91,27 @@ func (p *Pipeline) recover(ctx context.Context, cause error) bool {
 	p.stopping, p.letters.lost = false, true
 	p.gaveUp.Store(false)
 	return true
+}
+
+// forgetPassed drops the verdicts on events behind a position, which do not come again:
+// another process may have published them, or they are parked. p.mu must be held.
+func (p *Pipeline) forgetPassed(lsn LSN) {
+	for c, v := range p.condemned {
+		if !v.retried && c.lsn < lsn {
+			delete(p.condemned, c)
+		}
+	}
+}
+
+// forgetRetried drops those of retries, since none is under way or to be carried out again.
+func (p *Pipeline) forgetRetried() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c, v := range p.condemned {
+		if v.retried {
+			delete(p.condemned, c)
+		}
+	}
 }
 
 // retracts reports whether some event is condemned and did not come again yet.

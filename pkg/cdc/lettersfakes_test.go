@@ -20,15 +20,16 @@ const dlq = "dlq"
 
 // topics is what is durable in Kafka, whichever process wrote it.
 type topics struct {
-	mu      sync.Mutex          // guards all below
-	letters []cdc.Record        // the dead-letter topic
-	first   int64               // offset of the first of them that was not trimmed
-	grew    chan struct{}       // closed when they are more
-	events  map[string][]string // the topic t by key, in order
-	stalled map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
-	slow    time.Duration
-	logPace time.Duration // of each read of the log
-	trims   int           // how often it was to be trimmed
+	mu       sync.Mutex          // guards all below
+	letters  []cdc.Record        // the dead-letter topic
+	first    int64               // offset of the first of them that was not trimmed
+	grew     chan struct{}       // closed when they are more
+	events   map[string][]string // the topic t by key, in order
+	stalled  map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
+	slow     time.Duration
+	logPace  time.Duration // of each read of the log
+	trims    int           // how often it was to be trimmed
+	trimming time.Duration // that each takes
 
 	mayNotTrim bool
 	away       chan struct{} // if not nil, closed once the log can be read
@@ -135,6 +136,7 @@ func (c *topics) add(r *cdc.Record) {
 
 // Trim implements cdc.LetterLog.
 func (c *topics) Trim(_ context.Context, before int64) error {
+	time.Sleep(c.trimming)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.trims++

@@ -1,10 +1,13 @@
 package cdc_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -244,8 +247,12 @@ func TestLettersSharedLog(t *testing.T) {
 	bothGuarantees(t, []scriptTx{{keys: []string{"a"}, end: 10}}, func(t *testing.T, m *mourner) {
 		m.topics.write(&cdc.Letter{Kind: cdc.LetterClaim, Slot: "other slot", Owner: "x"})
 		m.topics.write(&cdc.Letter{Kind: cdc.LetterDead, Slot: "other slot", Owner: "x", Event: &cdc.Record{Topic: "t", Key: []byte("a"), Partition: -1}})
+		var out bytes.Buffer
+		m.log = slog.New(slog.NewTextHandler(&out, nil))
 		for range 2 {
 			m.start()
+			m.settle()
+			m.retryAll()
 			m.settle()
 			if err := m.stop(); err != nil {
 				t.Error(err)
@@ -253,6 +260,9 @@ func TestLettersSharedLog(t *testing.T) {
 		}
 		if m.topics.first != 0 {
 			t.Errorf("trimmed up to %d, want nothing", m.topics.first)
+		}
+		if n := strings.Count(out.String(), "is not trimmed"); n != 2 {
+			t.Errorf("said %d times that it is not trimmed, want once a start", n)
 		}
 	})
 }

@@ -120,7 +120,7 @@ type Pipeline struct {
 	durable Position // guarded by mu; saved, for who must not wait for a save
 	acks    *Tracker // guarded by mu; set by Run's goroutine
 
-	condemned map[condemned]*PoisonError // guarded by mu; events that are to become dead letters
+	condemned map[condemned]verdict // guarded by mu; events that are to become dead letters
 }
 
 // turn is a mutex for waits that may be long: it blocks as a channel does, so that
@@ -159,7 +159,7 @@ const (
 func NewPipeline(cfg Config) *Pipeline {
 	p := &Pipeline{
 		cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction(),
-		condemned: map[condemned]*PoisonError{},
+		condemned: map[condemned]verdict{},
 	}
 	p.done = p.delivered
 	p.letters.freed = make(chan struct{}, 1)

@@ -42,6 +42,10 @@ const (
 	// meanwhile. Then it holds the stream up for the rest.
 	maxPasses = 3
 
+	// maxHold is how long it holds it up at a time: what it waits for may be an
+	// outage.
+	maxHold = 10 * time.Second
+
 	// maxStillDead bounds the lots that an answer lists.
 	maxStillDead = 100
 )
@@ -78,6 +82,9 @@ func (p *Pipeline) carryOut(ctx context.Context, s Stream, req *Letter) error {
 		if settled {
 			return p.reply(ctx, j)
 		}
+		if p.hasRead(j) {
+			continue // what is left is in flight
+		}
 		if err := p.sweep(ctx, j, false); err != nil {
 			return err
 		}
@@ -100,7 +107,7 @@ func (p *Pipeline) survey(ctx context.Context, req *Letter) (*job, error) {
 			}
 		}
 	}
-	p.trim(ctx, lots)
+	p.trim(ctx, p.trimmable(lots))
 	j := &job{request: req, owners: NewLots(slot), keyed: map[lotKey]*revival{}, alone: map[int64]*revival{}}
 	j.answer.Request = req.Request.ID
 	for _, lot := range lots.List() {
@@ -250,65 +257,6 @@ func (p *Pipeline) publishAgain(ctx context.Context, j *job, l *Letter) error {
 	}
 	r.batch = &j.flying
 	return p.produce(ctx, r)
-}
-
-// settle writes down what became of the lots whose every event was dealt with, and
-// frees their keys. It reports whether that is all of them. With hold it takes no
-// new events until that is so.
-func (p *Pipeline) settle(ctx context.Context, s Stream, j *job, hold bool) (bool, error) {
-	p.handing.Lock()
-	defer p.handing.Unlock()
-	if p.stopping {
-		return false, errStopping
-	}
-	if hold && p.cfg.Transactional {
-		if err := p.commitNow(ctx, s); err != nil { // or what is parked could not be read
-			return false, err
-		}
-	}
-	for hold && !p.caughtUp(j) {
-		if err := p.sweep(ctx, j, true); err != nil {
-			return false, err
-		}
-	}
-	if err := p.landed(ctx, &j.flying); err != nil {
-		return false, err
-	}
-	var marks batch
-	var settled []*revival
-	for _, rv := range j.revivals {
-		if rv.done || !rv.caughtUp(p.live(rv)) {
-			continue
-		}
-		if err := p.write(ctx, &Letter{Kind: LetterSettled, Settled: rv.outcome()}, &marks); err != nil {
-			return false, err
-		}
-		settled = append(settled, rv)
-	}
-	if err := p.landed(ctx, &marks); err != nil {
-		return false, err
-	}
-	for _, rv := range settled {
-		p.conclude(j, rv)
-	}
-	p.countParked()
-	return p.caughtUp(j), nil
-}
-
-// landed waits until what b counts is durable. In a transaction the order is enough: all
-// of it will be, or nothing.
-func (p *Pipeline) landed(ctx context.Context, b *batch) error {
-	if p.cfg.Transactional {
-		return nil
-	}
-	return b.wait(ctx)
-}
-
-// commitNow commits what was handed over. p.handing must be held.
-func (p *Pipeline) commitNow(ctx context.Context, s Stream) error {
-	ctx, cancel := p.commitContext(ctx)
-	defer cancel()
-	return p.commitHanded(ctx, s)
 }
 
 // noteProgress writes into the open transaction how far the lots of the job have come

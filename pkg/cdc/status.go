@@ -44,6 +44,10 @@ type Status struct {
 	ParkedKeys  int                    // keys whose events wait behind a dead letter
 	Parked      int                    // events that do
 	Held        bool                   // nothing is taken, since as many events are dead, or parked, as may be
+
+	// HeldForRetry says that nothing is taken for some seconds, while a request
+	// about dead letters catches up with what is being parked.
+	HeldForRetry bool
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
@@ -109,6 +113,12 @@ func (p *Pipeline) setHeld(held bool) bool {
 	return news
 }
 
+func (p *Pipeline) setHeldForRetry(held bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.status.HeldForRetry = held
+}
+
 // setProven says that the stream is on probation no more.
 func (p *Pipeline) setProven() {
 	p.mu.Lock()
@@ -128,6 +138,7 @@ func (p *Pipeline) setCheckpoint(pos Position) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.status.Checkpoint, p.durable = pos.LSN, pos
+	p.forgetPassed(pos.LSN)
 }
 
 func (p *Pipeline) countFailed(reason PoisonReason) {

@@ -84,3 +84,37 @@ func TestCircuitOfTries(t *testing.T) {
 		}
 	}
 }
+
+// A transactional sink that is asked for its checkpoint again and again through an outage
+// says what is wrong once in a while only, as one that is not transactional.
+func TestTransactionalOutageIsLoggedSparsely(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic))
+	g, log := newGate(), new(logs)
+	x := newTransactional(t, Config{Brokers: c.ListenAddrs(), Dialer: g.dial, Logger: log.logger(slog.LevelInfo)}, "")
+	g.outage(true)
+	const tries = 20
+	for range tries {
+		if _, err := x.Load(within(t, testTimeout)); err == nil {
+			t.Fatal("Load() = nil without a broker")
+		}
+	}
+	if n := log.count("connect to broker"); n == 0 || n >= tries/2 {
+		t.Errorf("logged a failed connection %d times in %d tries", n, tries)
+	}
+}
+
+// What is learnt of one topic does not make the log forget what it has said of others.
+func TestLearntTopicKeepsLogSparse(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic))
+	log := new(logs)
+	s := newSink(t, Config{Brokers: c.ListenAddrs(), Logger: log.logger(slog.LevelInfo)})
+	for range 10 {
+		s.health.warn("connect", "connect to broker")
+		if _, err := s.learn(t.Context(), testTopic); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := log.count("connect to broker"); n >= 5 {
+		t.Errorf("logged the same %d times", n)
+	}
+}

@@ -219,14 +219,19 @@ func (h *health) block(why error) {
 
 // release says that what was waited for is there.
 func (h *health) release() {
-	h.mu.Lock()
-	held := h.holding != nil
-	h.holding = nil
-	h.mu.Unlock()
-	h.repeats.Forget()
-	if held {
+	if h.unblock() {
+		h.repeats.Forget()
 		h.log.Info("what was waited for is ready")
 	}
+}
+
+// unblock says that what block gave is the reason no more, and reports whether it was.
+func (h *health) unblock() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	held := h.holding != nil
+	h.holding = nil
+	return held
 }
 
 // suspect says that err may be why nothing is acknowledged.

@@ -323,8 +323,12 @@ func (t *Transactional) whenAllowed(ctx context.Context, f func() error) error {
 	h := t.base.health
 	for tries := 1; ; tries++ {
 		err := f()
-		if !isForbidden(err) {
+		switch {
+		case err == nil:
 			h.release()
+			return nil
+		case !isForbidden(err):
+			h.unblock()
 			return err
 		}
 		h.block(fmt.Errorf("kafka: the checkpoint cannot be taken: %w", err))
