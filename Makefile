@@ -61,7 +61,7 @@ mutants: ## Plant faults in a copy of walpost, and show that the tests see each
 	./test/mutants/run.sh
 
 .PHONY: bench
-bench: ## Measure the drain of a backlog against pg_recvlogical, and latency
+bench: ## Measure walpost beside pg_recvlogical, Debezium and a polling relay; about an hour
 	go run ./test/bench
 
 ##@ Keep
