@@ -55,7 +55,7 @@ func (ls *Lots) Apply(l *Letter) {
 		ls.settle(l.Settled)
 	case l.Kind == LetterProgress:
 		if lot := ls.lot(l.Settled); lot != nil {
-			lot.upto = l.Settled.Upto
+			lot.upto = max(lot.upto, l.Settled.Upto)
 		}
 	case l.Kind == LetterAnswer:
 		ls.asked = slices.DeleteFunc(ls.asked, func(q *Letter) bool { return q.Request.ID == l.Answer.Request })

@@ -114,7 +114,7 @@ func (p *Pipeline) survey(ctx context.Context, req *Letter) (*job, error) {
 		if lot.Dead.Offset > req.Offset || !req.Request.Wants(lot) {
 			continue
 		}
-		rv := &revival{lot: *lot, known: map[uint64]struct{}{}, upto: -1, noted: -1}
+		rv := &revival{lot: *lot, known: map[uint64]struct{}{}, upto: lot.upto, noted: lot.upto}
 		j.revivals = append(j.revivals, rv)
 		if lot.Key == nil {
 			j.alone[lot.Dead.Offset] = rv
@@ -206,7 +206,7 @@ func (p *Pipeline) revive(ctx context.Context, j *job, rv *revival, l *Letter, l
 		rv.seen++
 	}
 	if !settled && rv.dead == nil {
-		rv.gone, rv.upto = rv.gone+1, l.Offset
+		rv.gone, rv.upto = rv.gone+1, max(rv.upto, l.Offset)
 	}
 	return nil
 }
@@ -267,7 +267,7 @@ func (p *Pipeline) noteProgress(ctx context.Context) error {
 		return nil
 	}
 	for _, rv := range p.letters.job.revivals {
-		if rv.done || rv.upto == rv.noted || rv.lot.Key == nil {
+		if rv.done || rv.upto <= rv.noted || rv.lot.Key == nil {
 			continue
 		}
 		s := &Settled{Topic: rv.lot.Topic, Key: rv.lot.Key, Offset: rv.lot.Dead.Offset, Upto: rv.upto}
