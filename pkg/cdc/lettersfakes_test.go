@@ -91,8 +91,11 @@ func cloneRecord(r *cdc.Record) cdc.Record {
 
 // Fetch implements cdc.LetterLog.
 func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
+	c.mu.Lock()
+	pace := c.logPace
+	c.mu.Unlock()
 	select {
-	case <-time.After(c.logPace):
+	case <-time.After(pace):
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}

@@ -88,10 +88,10 @@ func TestLettersRefusedAndPassed(t *testing.T) {
 		m.server.mu.Unlock()
 		m.server.commit(scriptTx{keys: []string{"b"}, end: 20})
 		time.Sleep(time.Hour)
+		m.server.mu.Lock()
 		if m.server.opens > 3000 {
 			t.Errorf("%d streams in an hour, want less and less of them", m.server.opens)
 		}
-		m.server.mu.Lock()
 		m.server.fail = nil
 		m.server.mu.Unlock()
 		m.settle()
