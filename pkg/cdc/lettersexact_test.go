@@ -273,3 +273,38 @@ func TestLettersExactlyOnceRetryCut(t *testing.T) {
 		}
 	}
 }
+
+// A retry is cut off in the midst, and again before it has come as far, while other
+// events are committed: what the first had published is not forgotten.
+func TestLettersExactlyOnceRetryCutTwice(t *testing.T) {
+	for cut := 130 * time.Millisecond; cut < 180*time.Millisecond; cut += 7 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMourner(t, scriptTx{keys: slices.Repeat([]string{"a"}, 300), end: 10})
+			m.exactlyOnce()
+			m.cluster.delay = time.Millisecond
+			m.topics.bad["a/0/A/1"], m.topics.logPace = true, time.Millisecond
+			m.start()
+			m.settle()
+			m.topics.set(func() { clear(m.topics.bad) })
+			m.topics.request(cdc.Request{ID: "r", Action: cdc.Retry, All: true})
+			time.Sleep(cut)
+			m.kill()
+			m.start()
+			end := cdc.LSN(10)
+			for range 30 { // the log is read twice before it goes on
+				time.Sleep(5 * time.Millisecond)
+				end += 10
+				m.server.commit(scriptTx{keys: []string{"b"}, end: end})
+			}
+			m.kill()
+			m.start()
+			m.settle()
+			if err := m.stop(); err != nil {
+				t.Error(err)
+			}
+			if n := m.compare(never); n != 0 {
+				t.Errorf("cut after %s: %d duplicates, want none", cut, n)
+			}
+		})
+	}
+}
