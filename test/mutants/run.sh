@@ -68,7 +68,7 @@ for patch in "$here"/*.patch; do
 	[ -n "$all" ] || only=$(sed -n 's/^Faults: //p' "$patch")
 	guarantee=$(sed -n 's/^Guarantee: //p' "$patch")
 	caught "the crash harness" "$verdict" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -guarantee "${guarantee:-at-least-once}" -seed "$seed" -only "$only" ||
-		caught "the packages' tests" '^ *--- FAIL' go test -count=1 -timeout 10m -failfast ./pkg/... ||
+		caught "the packages' tests" '^ *--- FAIL|^panic:' go test -count=1 -timeout 10m -failfast ./pkg/... ||
 		{ echo "missed" && missed=1; }
 done
 exit $missed
