@@ -242,7 +242,7 @@ func (l *tightLipped) refusals() {
 	l.fails(2, "config", "--dsn", "host=x password='"+dsnSecret.core)
 	l.fails(2, "run", "--kafka.sasl.mechanism", "NTLM")
 	l.fails(2, "config", "--kafka.sasl.mechanism", "")
-	l.set("DELIVERY_POISON=stop")
+	l.set("DELIVERY_POISON=stop", "DELIVERY_DEAD_LETTER_TOPIC="+l.topic+".none") // in the other one keys are parked
 	l.write(tooLarge, keySecret.String()+"5", nil)
 	p := l.start("run")
 	if code := l.wait(p, time.Minute); code != 1 || !strings.Contains(p.Log(), "record takes") {
