@@ -54,7 +54,7 @@ bounds: ## Memory under what is large, many or stuck, at full size; takes half a
 
 .PHONY: crash
 crash: ## Break everything around walpost FAULTS times, with GUARANTEE; SEED and BLOCK do a run again
-	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee $(GUARANTEE) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
+	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee "$(GUARANTEE)" -block $(BLOCK) $(if $(SEED),-seed $(SEED))
 
 .PHONY: mutants
 mutants: ## Plant faults in a copy of walpost, and show that the tests see each

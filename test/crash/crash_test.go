@@ -65,6 +65,9 @@ func (m mode) guarantee() string {
 // eachGuarantee runs the guarantee that is asked for, or both with fewer faults in
 // the second.
 func eachGuarantee(t *testing.T, run func(t *testing.T, exact bool, n int)) {
+	if g := *guarantee; g != "" && g != atLeastOnce && g != exactlyOnce {
+		t.Fatalf("-guarantee %q: want %s, %s or nothing for both", g, atLeastOnce, exactlyOnce)
+	}
 	for _, name := range []string{atLeastOnce, exactlyOnce} {
 		n := *faultCount
 		if *guarantee == "" && name == exactlyOnce {

@@ -50,20 +50,24 @@ func clockJumps(sign time.Duration) func(context.Context, *stage, *rand.Rand) er
 
 // clockBackInSilence moves the clock back while nothing comes from Postgres any more:
 // walpost must notice that as soon as ever.
-func clockBackInSilence(_ context.Context, s *stage, r *rand.Rand) error {
+func clockBackInSilence(ctx context.Context, s *stage, r *rand.Rand) error {
 	if err := s.recovered(); err != nil {
 		return err
 	}
-	before := len(s.main.Log())
+	open := func() bool { // the log leaves out what it has said some seconds ago
+		state, ok := harness.Metric(ctx, s.main.admin, `walpost_circuit_state{component="postgres"}`)
+		return !ok || state != 0
+	}
+	if err := s.until(4*senderTimeout, "the circuit to Postgres is closed", func() bool { return !open() }); err != nil {
+		return err
+	}
 	if err := s.main.pg.Add("timeout", harness.ToWalpost, map[string]int64{"timeout": 0}); err != nil {
 		return err
 	}
 	<-time.After(between(r, 0, time.Second)) // silent before
 	err := s.clock.set(-one(r, time.Minute, time.Hour))
 	if err == nil {
-		err = s.until(4*senderTimeout, "walpost notices that Postgres is silent", func() bool {
-			return strings.Contains(s.main.Log()[before:], "interrupted")
-		})
+		err = s.until(4*senderTimeout, "walpost notices that Postgres is silent", open)
 	}
 	return errors.Join(err, s.main.pg.Heal())
 }
