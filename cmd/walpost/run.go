@@ -52,12 +52,12 @@ Postgres and exits with 0. A second signal ends it at once.`,
 const (
 	// gcPercent keeps little garbage: the live heap is small, and what is
 	// allocated beside it is short-lived.
-	gcPercent = 50
+	gcPercent = 25
 
 	// baseMemory is what the process needs beside its bounded buffers, topicMemory what it
 	// needs for a topic, and maxTopicMemory where that ends: with a limit near what is
 	// alive the collector would do nothing else, and fall behind at that.
-	baseMemory     = 32 << 20
+	baseMemory     = 16 << 20
 	topicMemory    = 16 << 10
 	maxTopicMemory = 32 << 20
 

@@ -252,7 +252,7 @@ var settings = []setting{
 	},
 	{
 		Key: "delivery.spill_dir", Means: "the system's folder for temporary files",
-		Help:  "Folder for transactions that go to disk.",
+		Help:  "Folder for transactions that go to disk, and for up to 256 MiB of a backlog.",
 		field: into(existingFolder, func(c *Config) *string { return &c.Delivery.SpillDir }),
 	},
 	{

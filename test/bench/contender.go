@@ -37,9 +37,10 @@ type contender struct {
 	// end of the backlog by itself.
 	start func(ctx context.Context, slot, topic, end string) (runner, error)
 
-	delivers bool // to Kafka
-	latency  bool // measured too
-	polls    bool // the table of the relay's server
+	delivers     bool // to Kafka
+	transactions bool // of Kafka
+	latency      bool // measured too
+	polls        bool // the table of the relay's server
 }
 
 // runner is a contender's process.
@@ -55,7 +56,7 @@ func (b *bench) allContenders() []contender {
 	return []contender{
 		{name: floorTCP, start: b.recvlogical(b.pg.DSN())},
 		{name: walpostTCP, start: b.startWalpost(b.pg.DSN()), delivers: true, latency: true},
-		{name: walpostExact, start: b.startWalpost(b.pg.DSN(), "--delivery.guarantee=exactly-once"), delivers: true, latency: true},
+		{name: walpostExact, start: b.startWalpost(b.pg.DSN(), "--delivery.guarantee=exactly-once"), delivers: true, transactions: true, latency: true},
 		{name: floorSocket, start: b.recvlogical(b.pg.SocketDSN())},
 		{name: walpostSocket, start: b.startWalpost(b.pg.SocketDSN()), delivers: true, latency: true},
 		{name: debeziumTuned, start: b.startDebezium(true), delivers: true, latency: true},
@@ -116,7 +117,7 @@ func (b *bench) startWalpost(dsn string, args ...string) func(context.Context, s
 	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
 		return startProgram(exec.CommandContext(ctx, b.walpost, append([]string{
 			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(b.kafka.Addrs(), ","),
-			"--outbox.topic", topic, "--admin.listen", "", "--log.level", "warn",
+			"--outbox.topic", topic, "--admin.listen", "",
 		}, args...)...), true)
 	}
 }

@@ -82,9 +82,15 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 		return s, err
 	}
 	if c.delivers {
-		err = b.await(ctx, topic, int64(w.until()), runLimit)
-		s.Wall = time.Since(begun).Seconds()
-		err = errors.Join(err, b.await(ctx, topic, int64(w.Events), runLimit))
+		var until time.Time
+		until, err = b.await(ctx, topic, int64(w.until()))
+		if err == nil && c.transactions && !w.first {
+			until, err = b.rest(ctx, topic)
+		}
+		s.Wall = until.Sub(begun).Seconds()
+		if err == nil && w.first {
+			_, err = b.await(ctx, topic, int64(w.Events))
+		}
 	}
 	if err == nil {
 		s.RSS, err = peakMiB(r.pid())
@@ -109,24 +115,55 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	return s, err
 }
 
-// await waits until the topic has n records.
-func (b *bench) await(ctx context.Context, topic string, n int64, limit time.Duration) error {
-	begun := time.Now()
-	for got := int64(0); got < n; {
-		if time.Since(begun) > limit {
-			return fmt.Errorf("%d of %d records after %s", got, n, limit)
+const (
+	// awaitInterval is the time between two looks at a topic, and so the resolution of
+	// the figures.
+	awaitInterval = 10 * time.Millisecond
+
+	// restTime is how long a topic must not have grown to be at rest.
+	restTime = 500 * time.Millisecond
+)
+
+// await waits until the topic has n records that are acknowledged, and returns the time.
+func (b *bench) await(ctx context.Context, topic string, n int64) (time.Time, error) {
+	for deadline := time.Now().Add(runLimit); ; time.Sleep(awaitInterval) {
+		got, err := b.count(ctx, topic)
+		now := time.Now()
+		if err != nil || got >= n {
+			return now, err
 		}
-		pause := 20 * time.Millisecond // the resolution of the figure
-		if n == 1 {
-			pause = 2 * time.Millisecond
-		}
-		time.Sleep(pause)
-		var err error
-		if got, err = harness.Count(ctx, b.kafka.Addrs(), topic); err != nil {
-			return err
+		if now.After(deadline) {
+			return now, fmt.Errorf("%d of %d records after %s", got, n, runLimit)
 		}
 	}
-	return nil
+}
+
+// rest waits until the topic has not grown for restTime, and returns when it last did.
+// What is written in transactions has markers among the records: their number tells
+// only that the end is near.
+func (b *bench) rest(ctx context.Context, topic string) (last time.Time, err error) {
+	before := int64(0)
+	for last = time.Now(); time.Since(last) < restTime; time.Sleep(awaitInterval) {
+		got, err := b.count(ctx, topic)
+		if err != nil {
+			return last, err
+		}
+		if got > before {
+			before, last = got, time.Now()
+		}
+	}
+	return last, nil
+}
+
+// count returns how many records of a topic a consumer of committed ones may read, and
+// the markers of transactions.
+func (b *bench) count(ctx context.Context, topic string) (n int64, err error) {
+	ends, err := b.admin.ListCommittedOffsets(ctx, topic)
+	if err == nil {
+		err = ends.Error()
+	}
+	ends.Each(func(o kadm.ListedOffset) { n += o.Offset })
+	return n, err
 }
 
 // verify counts the distinct ids that a consumer of committed records sees.
@@ -147,12 +184,7 @@ func (b *bench) verify(ctx context.Context, topic string, events int) error {
 	if len(ids) != events {
 		return fmt.Errorf("%d distinct ids in %d records, want %d", len(ids), n, events)
 	}
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...))
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	_, err = kadm.NewClient(cl).DeleteTopics(ctx, topic)
+	_, err = b.admin.DeleteTopics(ctx, topic)
 	return err
 }
 
@@ -171,17 +203,23 @@ func peakMiB(pid int) (float64, error) {
 	return kib / 1024, err
 }
 
+// createTopic makes a topic, and waits until it can be written to.
 func (b *bench) createTopic(ctx context.Context, name string) (string, error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...))
-	if err != nil {
+	if _, err := b.admin.CreateTopic(ctx, 12, 1, nil, name); err != nil {
 		return "", err
 	}
-	defer cl.Close()
-	_, err = kadm.NewClient(cl).CreateTopic(ctx, 12, 1, nil, name)
-	return name, err
+	deadline := time.Now().Add(runLimit)
+	for {
+		_, err := b.count(ctx, name)
+		if err == nil || time.Now().After(deadline) {
+			return name, err
+		}
+		time.Sleep(awaitInterval)
+	}
 }
 
-// fillRelay gives the relay's server the backlog.
+// fillRelay gives the relay's server the backlog, in one transaction: what it polls is
+// the table.
 func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
 	if err := b.needRelay(ctx); err != nil {
 		return err
@@ -191,7 +229,7 @@ func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	w.beside = 0
+	w.beside, w.batch = 0, w.Events
 	return w.fill(ctx, conn)
 }
 

@@ -52,16 +52,33 @@ func (b *bench) latencies(ctx context.Context) error {
 				l.batch = 10 // single rows are more than the writers can commit here
 			}
 		}
-		for _, c := range b.selectedContenders() {
-			if !c.latency {
-				continue
-			}
+		if err := b.latenciesAt(ctx, l); err != nil {
+			return fmt.Errorf("latency at %s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// latenciesAt measures the contenders in turn, in so many rounds.
+func (b *bench) latenciesAt(ctx context.Context, l load) error {
+	var contenders []contender
+	for _, c := range b.selectedContenders() {
+		if c.latency {
+			contenders = append(contenders, c)
+		}
+	}
+	all := make([][]percentiles, len(contenders))
+	for range b.rounds {
+		for i, c := range contenders {
 			p, err := b.latency(ctx, c, l)
 			if err != nil {
-				return fmt.Errorf("latency of %s at %s: %w", c.name, l.name, err)
+				return fmt.Errorf("%s: %w", c.name, err)
 			}
-			b.report.addLatency(l, c, p)
+			all[i] = append(all[i], p)
 		}
+	}
+	for i, c := range contenders {
+		b.report.addLatency(l, c, all[i])
 	}
 	return nil
 }
@@ -77,6 +94,7 @@ type percentiles struct {
 	Last   float64 `json:"last_ms"` // the median of the last twentieth: growing lag shows here
 	CPU    float64 `json:"cpu_seconds"`
 	RSS    float64 `json:"rss_mib"`
+	Pulls  float64 `json:"pulls,omitempty"` // how often walpost has left the stream to pull
 }
 
 // latency writes on schedule, whatever becomes of it, and measures from the moment at
@@ -114,7 +132,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 	}
 	const first = 10 // events that show that it is up
 	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300)", first)); err == nil {
-		err = b.await(ctx, topic, first, time.Minute)
+		_, err = b.await(ctx, topic, first)
 	}
 	if err == nil {
 		p, err = b.steady(ctx, dsn, topic, l)
@@ -123,7 +141,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		p.RSS, err = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)
-	p.CPU = cpu.Seconds()
+	p.CPU, p.Pulls = cpu.Seconds(), float64(strings.Count(r.log(), "pulling a backlog"))
 	if err = errors.Join(err, serr); err != nil {
 		return p, fmt.Errorf("%w\n%s", err, r.log())
 	}

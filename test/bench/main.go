@@ -22,6 +22,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/internal/testenv"
 )
@@ -61,9 +63,10 @@ type bench struct {
 	relayPG *testenv.PostgresServer // the relay's own: it writes as much WAL as it reads; nil until wanted
 	kafka   *testenv.KafkaServer
 	conn    *pgx.Conn
-	walpost string // the binary
-	recv    string // pg_recvlogical
-	runs    int    // names slots and topics
+	admin   *kadm.Client // of the brokers
+	walpost string       // the binary
+	recv    string       // pg_recvlogical
+	runs    int          // names slots and topics
 	report  report
 }
 
@@ -74,7 +77,7 @@ func run(ctx context.Context) (err error) {
 	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
 	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
 	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp", "events per second at which latency is measured; \"ramp\" goes up and down; \"\" for none")
-	flag.DurationVar(&b.duration, "duration", 20*time.Second, "how long latency is measured at each rate")
+	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
 	flag.Parse()
@@ -121,7 +124,10 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.kafka, err = testenv.StartKafka(ctx, testenv.KafkaConfig{Source: testenv.Programs, Load: true, Heap: "1g"}); err != nil {
 		return errors.Join(err, b.pg.Close())
 	}
-	if b.conn, err = pgx.Connect(ctx, b.pg.DSN()); err == nil {
+	if b.admin, err = kadm.NewOptClient(kgo.SeedBrokers(b.kafka.Addrs()...)); err == nil {
+		b.conn, err = pgx.Connect(ctx, b.pg.DSN())
+	}
+	if err == nil {
 		_, err = b.conn.Exec(ctx, setup)
 	}
 	if err != nil {
@@ -135,6 +141,9 @@ func startPostgres(ctx context.Context) (*testenv.PostgresServer, error) {
 }
 
 func (b *bench) close() error {
+	if b.admin != nil {
+		b.admin.Close()
+	}
 	err := errors.Join(b.kafka.Close(), b.pg.Close())
 	if b.relayPG != nil {
 		err = errors.Join(err, b.relayPG.Close())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,6 +37,7 @@ type latencyReport struct {
 	Load      string `json:"load"`
 	Contender string `json:"contender"`
 	percentiles
+	Rounds []percentiles `json:"rounds"`
 }
 
 func (r *report) describe(b *bench) {
@@ -56,19 +58,21 @@ func processor() string {
 	return name
 }
 
+// median is that of one figure of all rounds.
+func median[T any](rounds []T, of func(T) float64) float64 {
+	var values []float64
+	for _, r := range rounds {
+		values = append(values, of(r))
+	}
+	slices.Sort(values)
+	return values[len(values)/2]
+}
+
 // medians is each figure's own.
 func medians(all []sample) sample {
-	median := func(of func(sample) float64) float64 {
-		var values []float64
-		for _, s := range all {
-			values = append(values, of(s))
-		}
-		slices.Sort(values)
-		return values[len(values)/2]
-	}
 	return sample{
-		Wall: median(func(s sample) float64 { return s.Wall }), CPU: median(func(s sample) float64 { return s.CPU }),
-		RSS: median(func(s sample) float64 { return s.RSS }), WAL: median(func(s sample) float64 { return s.WAL }),
+		Wall: median(all, func(s sample) float64 { return s.Wall }), CPU: median(all, func(s sample) float64 { return s.CPU }),
+		RSS: median(all, func(s sample) float64 { return s.RSS }), WAL: median(all, func(s sample) float64 { return s.WAL }),
 	}
 }
 
@@ -120,10 +124,25 @@ func (r backlogReport) ratios() {
 	}
 }
 
-func (r *report) addLatency(l load, c contender, p percentiles) {
-	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p})
-	fmt.Printf("FIGURES commit to consumer at %s, %-25s p50 %.2f ms, p90 %.2f, p99 %.2f, p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB\n",
-		l.name, c.name+":", p.P50, p.P90, p.P99, p.P999, p.Max, p.Last, p.Events, p.CPU, p.RSS)
+// addLatency prints and keeps what the rounds of a contender came to: medians, but for
+// the longest and the pulls, of which it keeps the most.
+func (r *report) addLatency(l load, c contender, all []percentiles) {
+	p := percentiles{
+		Events: all[0].Events,
+		P50:    median(all, func(p percentiles) float64 { return p.P50 }), P90: median(all, func(p percentiles) float64 { return p.P90 }),
+		P99: median(all, func(p percentiles) float64 { return p.P99 }), P999: median(all, func(p percentiles) float64 { return p.P999 }),
+		Last: median(all, func(p percentiles) float64 { return p.Last }),
+		CPU:  median(all, func(p percentiles) float64 { return p.CPU }), RSS: median(all, func(p percentiles) float64 { return p.RSS }),
+	}
+	low := all[0].P99
+	for _, round := range all {
+		p.Max, p.Pulls = max(p.Max, round.Max), max(p.Pulls, round.Pulls)
+		low = min(low, round.P99)
+	}
+	high := slices.MaxFunc(all, func(a, b percentiles) int { return cmp.Compare(a.P99, b.P99) }).P99
+	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p, Rounds: all})
+	fmt.Printf("FIGURES commit to consumer at %s, %-25s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB, %.0f pulls\n",
+		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.Events, p.CPU, p.RSS, p.Pulls)
 }
 
 // write writes the files that were asked for.

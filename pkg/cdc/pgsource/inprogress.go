@@ -175,6 +175,7 @@ func (tx *streamedTx) each(fn func(msg []byte) error) error {
 	return nil
 }
 
+// eachFrame calls fn for what each frame of r holds. The bytes are valid during the call.
 func eachFrame(r io.Reader, fn func(msg []byte) error) error {
 	var head [frameHead]byte
 	var buf []byte
@@ -182,14 +183,14 @@ func eachFrame(r io.Reader, fn func(msg []byte) error) error {
 		if _, err := io.ReadFull(r, head[:]); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			return fmt.Errorf("read spilled transaction: %w", err)
+			return err
 		}
 		n := int(binary.BigEndian.Uint32(head[:]))
 		if n > cap(buf) {
 			buf = make([]byte, n)
 		}
 		if _, err := io.ReadFull(r, buf[:n]); err != nil {
-			return fmt.Errorf("read spilled transaction: %w", err)
+			return err
 		}
 		if err := fn(buf[:n]); err != nil {
 			return err

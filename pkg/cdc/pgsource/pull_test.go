@@ -286,30 +286,50 @@ func TestStopWhilePulling(t *testing.T) {
 	r.stop()
 }
 
-// A pull whose rows nobody takes is ended, for a query holds vacuum back, and the
-// next stream does not begin with one.
+// A pull whose rows nobody takes is ended, for a query holds vacuum back. What had come
+// is handed over, and what follows is streamed.
 func TestPullStalls(t *testing.T) {
 	db := envtest.NewDatabase(t)
 	cfg, log, write := outbox(t, db)
 	cfg.PullAbove = 3 << 20 // so that the second stream does not fall behind
 	write(1, 3000)
 	src := newSource(t, cfg)
-	src.stallLimit = time.Second
+	src.stallLimit, src.spoolSize = time.Second, 100_000
 	r := start(t, src, cdc.Position{}, &run{block: make(chan struct{}), blocked: make(chan struct{}, 1)})
-	select {
-	case err := <-r.ended:
-		if err == nil || !strings.Contains(err.Error(), errStalled.Error()) {
-			t.Errorf("Run() = %v, want %v", err, errStalled)
+	<-r.blocked
+	conn := db.Connect(t)
+	for deadline, open := time.Now().Add(30*time.Second), true; open; time.Sleep(100 * time.Millisecond) {
+		const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'COPY (SELECT lsn, data%' AND datname = current_database())"
+		if err := conn.QueryRow(t.Context(), query).Scan(&open); err != nil || time.Now().After(deadline) {
+			t.Fatalf("the pull goes on, %v", err)
 		}
-	case <-time.After(30 * time.Second):
-		t.Fatal("the pull goes on")
 	}
-	_ = r.st.Close()
-	r = start(t, src, cdc.Position{}, &run{})
-	r.await(3000)
+	close(r.block)
+	var before []string
+	for {
+		rows, _ := r.seen()
+		if len(rows)+len(before) >= 3000 {
+			before = append(before, rows...)
+			break
+		}
+		select {
+		case err := <-r.ended: // the pull was cut off within a transaction
+			if err == nil || !strings.Contains(err.Error(), errStalled.Error()) {
+				t.Fatalf("Run() = %v, want %v", err, errStalled)
+			}
+			rows, at := r.seen()
+			before = append(before, rows...)
+			_ = r.st.Close()
+			r = start(t, src, cdc.Position{LSN: at}, &run{})
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 	r.stop()
-	if strings.Count(log.String(), "pulling a backlog") > 1 {
-		t.Errorf("pulled again:\n%s", log)
+	if !slices.Equal(before, numbers(1, 3000)) {
+		t.Errorf("got %d rows, want 1 to 3000 in order", len(before))
+	}
+	if strings.Count(log.String(), "pulling a backlog") > 1 || !strings.Contains(log.String(), "could be handed over") {
+		t.Errorf("log:\n%s", log)
 	}
 }
 

@@ -39,7 +39,7 @@ func (in *reader) close() {
 // valid until the next is received.
 func (st *Stream) read(ctx context.Context, h cdc.Handler) error {
 	for {
-		msg, err := st.receive(st.repl.Load().conn)
+		msg, err := st.receive(st.repl.Load().conn, st.in.at)
 		if err != nil {
 			return err
 		}
@@ -69,10 +69,11 @@ const (
 	skippingRoutine = "LoadPublications"
 )
 
-// receive returns the next message, or the error that it is. With any other
+// receive returns the next message of a stream or pull that stands at an LSN, or the
+// error that it is. With any other
 // context the receive would allocate: Stop and the end of the stream interrupt it
 // through the deadline.
-func (st *Stream) receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) {
+func (st *Stream) receive(conn *pgconn.PgConn, at cdc.LSN) (pgproto3.BackendMessage, error) {
 	msg, err := conn.ReceiveMessage(context.Background())
 	if err != nil {
 		return nil, fmt.Errorf("receive: %w", err)
@@ -81,12 +82,12 @@ func (st *Stream) receive(conn *pgconn.PgConn) (pgproto3.BackendMessage, error) 
 	case *pgproto3.ErrorResponse:
 		err := fmt.Errorf("receive: %w", pgconn.ErrorResponseToPgError(m))
 		if m.Code == codeUndefinedObject {
-			return nil, st.refuseGap(err)
+			return nil, st.refuseGap(at, err)
 		}
 		return nil, err
 	case *pgproto3.NoticeResponse:
 		if m.Routine == skippingRoutine {
-			return nil, st.refuseGap(fmt.Errorf("receive: the server warns: %s", m.Message))
+			return nil, st.refuseGap(at, fmt.Errorf("receive: the server warns: %s", m.Message))
 		}
 		st.logNotice(m)
 	}
@@ -106,9 +107,9 @@ func (st *Stream) logNotice(m *pgproto3.NoticeResponse) {
 
 // refuseGap is for WAL that was written when there was no such publication: what
 // it says of the outbox cannot be read any more.
-func (st *Stream) refuseGap(err error) error {
+func (st *Stream) refuseGap(at cdc.LSN, err error) error {
 	return cdc.Refuse("publish the rows of that time from the table, then drop the slot, delete its checkpoint, and run walpost init",
-		"publication %q did not exist yet, or not any more, when WAL after %s was written: %w", st.cfg.Publication, st.in.at, err)
+		"publication %q did not exist yet, or not any more, when WAL after %s was written: %w", st.cfg.Publication, at, err)
 }
 
 func (st *Stream) copyData(ctx context.Context, h cdc.Handler, data []byte) error {

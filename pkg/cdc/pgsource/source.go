@@ -87,7 +87,8 @@ type Config struct {
 	// 32 MiB.
 	PullAbove int64
 
-	// SpillDir is the folder for these files. They have no name: whatever
+	// SpillDir is the folder for these files, and for one of 256 MiB at most while
+	// a backlog is pulled. They have no name: whatever
 	// happens to the process, they are gone with it. Defaults to the
 	// operating system's folder for temporary files.
 	SpillDir string
@@ -138,6 +139,7 @@ type Source struct {
 	cfg        Config
 	conn       *pgx.ConnConfig
 	metrics    *metrics
+	spoolSize  int64         // smaller in tests
 	stallLimit time.Duration // shorter in tests
 
 	// Owned by Open and by the stream that it returned, of which there is one
@@ -166,7 +168,7 @@ func New(cfg Config) (*Source, error) {
 		return nil, err
 	}
 	conn.DialFunc = impatient(conn.DialFunc)
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, stallLimit: stallLimit}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, spoolSize: spoolSize, stallLimit: stallLimit}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.
@@ -329,7 +331,7 @@ func (st *Stream) begin(at cdc.Position, slot *slotState, end cdc.LSN) {
 	if slot != nil {
 		st.confirmed.Store(uint64(slot.ConfirmedFlush))
 	}
-	st.backlog.above, st.backlog.limit = cdc.LSN(max(0, s.cfg.PullAbove)), s.stallLimit
+	st.backlog.above = cdc.LSN(max(0, s.cfg.PullAbove))
 	if a := st.backlog.above; a > 0 && end > start && end-start > a && !s.streamNext {
 		st.backlog.behind.Store(true)
 	}

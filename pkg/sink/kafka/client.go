@@ -89,7 +89,7 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 	opts := append(s.connectOpts(),
 		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
 		kgo.RecordPartitioner(newPartitioner()),
-		kgo.ProducerBatchCompression(codecs[s.cfg.Compression]()),
+		compression(s.cfg.Compression),
 		kgo.ProducerLinger(s.cfg.Linger),
 		kgo.MaxProduceRequestsInflightPerBroker(maxRequestsInFlight),
 		kgo.ProducerBatchMaxBytesFn(s.topics.limit),

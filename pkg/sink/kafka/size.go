@@ -15,7 +15,7 @@ const (
 	// recordOverhead stands for what a record takes in memory beside its
 	// bytes: the record itself, the client library's, and the maps and
 	// slices that lead to them.
-	recordOverhead = 512
+	recordOverhead = 640
 
 	// headerOverhead is the same for a header.
 	headerOverhead = 80

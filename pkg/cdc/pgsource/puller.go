@@ -1,0 +1,228 @@
+package pgsource
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+const (
+	// pullChunk is how much WAL a chunk covers. The server decodes a chunk
+	// from the copy's restart_lsn, which moves only every 15 s and not past
+	// an open transaction: so a chunk is half of what is decoded again, if
+	// that is more. It keeps a chunk's messages in memory and temporary files.
+	pullChunk    = 64 << 20
+	maxPullChunk = 256 << 20
+
+	// maxRedecode is how much the server may have to decode again for a chunk.
+	// Beyond it streaming is better.
+	maxRedecode = 1 << 30
+
+	// minPullShare is the part of a chunk that the messages must have come to, or it
+	// has brought little. If the far chunk that follows does no better, the time goes
+	// into decoding WAL that is none of ours, once in streaming and more than once in
+	// pulling.
+	minPullShare = 16
+
+	// advanceBytes is how much confirmed WAL the live slot may keep while it is
+	// not streamed from, and advanceInterval for how long: each move makes the
+	// server decode from the slot's restart_lsn.
+	advanceBytes    = 256 << 20
+	advanceInterval = 10 * time.Second
+
+	// farChunk is how much WAL the chunk after one that has brought little covers: a
+	// transaction that is larger than a chunk comes in whole, with its commit. It stays
+	// below maxRedecode, since what precedes the commit is decoded again.
+	farChunk = maxRedecode - maxPullChunk
+
+	// spoolSize is how many bytes may wait in the file to be handed over, and
+	// stallLimit how long a chunk may wait, in all, for room in it.
+	spoolSize  = 256 << 20
+	stallLimit = 30 * time.Second
+
+	// spoolBuffer is written to the file at once.
+	spoolBuffer = 64 << 10
+
+	// advanceTimeout bounds the last advance of the slot at a stop.
+	advanceTimeout = 10 * time.Second
+)
+
+// errRedecoded says that the server must decode too much again for each chunk.
+var errRedecoded = errors.New("the server decodes much again for each chunk")
+
+// puller is a session with a copy of the slot.
+type puller struct {
+	conn *pgconn.PgConn
+	slot string // the copy: temporary, so it goes with the session
+
+	restart, at cdc.LSN // where the copy decodes from, and how far it has been read
+	end         cdc.LSN // of WAL, at the last look
+	pulled      int64   // bytes of messages
+}
+
+// openPuller makes a copy of the slot that stands where the stream does. The copy
+// of a slot stands where the slot is confirmed, which is further back.
+func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
+	conn, _, err := st.src.connectDecoding(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	p := &puller{conn: conn, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
+	if err := st.checkUnguarded(ctx, conn); err != nil {
+		p.close(false)
+		return nil, err
+	}
+	for _, query := range []string{
+		"SET statement_timeout = 0",
+		fmt.Sprintf("SELECT lsn FROM pg_copy_logical_replication_slot(%s, %s, temporary => true)", literal(st.cfg.Slot), literal(p.slot)),
+		advanceQuery(p.slot, st.in.at),
+	} {
+		if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
+			p.close(true)
+			return nil, fmt.Errorf("copy slot: %w", err)
+		}
+	}
+	if err := p.look(ctx); err != nil {
+		p.close(true)
+		return nil, err
+	}
+	return p, nil
+}
+
+// checkUnguarded returns errGuarded if the server holds what it sends from the slot back
+// until standbys have it. It does so for failover slots only, and the copy is none.
+// https://www.postgresql.org/docs/current/runtime-config-replication.html#GUC-SYNCHRONIZED-STANDBY-SLOTS
+func (st *Stream) checkUnguarded(ctx context.Context, conn *pgconn.PgConn) error {
+	row, err := queryRow(ctx, conn, "SELECT coalesce(current_setting('synchronized_standby_slots', true), '') <> '' AND coalesce((to_jsonb(s)->>'failover')::boolean, false)"+
+		" FROM pg_replication_slots s WHERE slot_name = "+literal(st.cfg.Slot), 1)
+	if err == nil && row[0] == "t" {
+		return errGuarded
+	}
+	return err
+}
+
+// close ends the session, and what the server may still be doing in it.
+func (p *puller) close(busy bool) {
+	if busy {
+		ctx, cancel := context.WithTimeout(context.Background(), closeTimeout)
+		defer cancel()
+		_ = p.conn.CancelRequest(ctx) // the server would notice the closed connection only when it sends
+	}
+	closeConn(p.conn)
+}
+
+// look asks where the copy stands.
+func (p *puller) look(ctx context.Context) error {
+	row, err := queryRow(ctx, p.conn, "SELECT restart_lsn, confirmed_flush_lsn, "+endOfWAL+" FROM pg_replication_slots WHERE slot_name = "+literal(p.slot), 3)
+	if err != nil {
+		return fmt.Errorf("look at the copy of the slot: %w", err)
+	}
+	for i, lsn := range []*cdc.LSN{&p.restart, &p.at, &p.end} {
+		if *lsn, err = cdc.ParseLSN(row[i]); err != nil {
+			return fmt.Errorf("look at the copy of the slot: %w", err)
+		}
+	}
+	return nil
+}
+
+// fetch pulls chunks into s until one has reached the end of WAL as it was when the
+// chunk was begun.
+func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
+	out := bufio.NewWriterSize(s, spoolBuffer)
+	advanced, last := st.confirmable(), time.Now()
+	for far := false; p.at < p.end; {
+		if p.at-p.restart > maxRedecode {
+			return errRedecoded
+		}
+		chunk := min(max(pullChunk, (p.at-p.restart)/2), maxPullChunk)
+		if far {
+			chunk = farChunk
+		}
+		from, known, before := p.at, p.end, p.pulled
+		goal := min(from+chunk, known)
+		s.waited = 0
+		if err := st.fetchTo(p, goal, out); err != nil {
+			return err
+		}
+		if err := p.look(ctx); err != nil {
+			return err
+		}
+		if err := errors.Join(writeFrame(out, frameEnd, binary.BigEndian.AppendUint64(nil, uint64(p.at))), out.Flush()); err != nil {
+			return err
+		}
+		little := p.pulled-before < int64(goal-from)/minPullShare
+		if goal == known || little && far {
+			return nil
+		}
+		far = little
+		if now := st.confirmable(); now-advanced > advanceBytes || time.Since(last) > advanceInterval {
+			if err := st.advance(ctx, p.conn); err != nil {
+				return err
+			}
+			advanced, last = now, time.Now()
+		}
+	}
+	return nil
+}
+
+// writeFrame writes what eachFrame reads.
+func writeFrame(w *bufio.Writer, kind byte, data []byte) error {
+	head := binary.BigEndian.AppendUint32(w.AvailableBuffer(), uint32(1+len(data)))
+	if _, err := w.Write(append(head, kind)); err != nil {
+		return err
+	}
+	_, err := w.Write(data)
+	return err
+}
+
+// fetchTo gets the transactions that have committed before goal, and perhaps one that
+// commits behind it.
+func (st *Stream) fetchTo(p *puller, goal cdc.LSN, out *bufio.Writer) error {
+	query := fmt.Sprintf("COPY (SELECT lsn, data FROM pg_logical_slot_get_binary_changes(%s, '%s', NULL, 'proto_version', '1', %s)) TO STDOUT (FORMAT binary)",
+		literal(p.slot), goal, strings.Join(st.pluginArgs(", "), ", "))
+	p.conn.Frontend().SendQuery(&pgproto3.Query{String: query})
+	if err := p.conn.Frontend().Flush(); err != nil {
+		return fmt.Errorf("send query: %w", err)
+	}
+	for {
+		msg, err := st.receive(p.conn, p.at)
+		if err != nil {
+			return err
+		}
+		switch m := msg.(type) {
+		case *pgproto3.CopyData:
+			p.pulled += int64(len(m.Data))
+			if err := writeFrame(out, frameRow, m.Data); err != nil {
+				return err
+			}
+		case *pgproto3.ReadyForQuery:
+			return nil
+		}
+	}
+}
+
+// advance moves the slot to what is confirmed, while it is not streamed from.
+func (st *Stream) advance(ctx context.Context, conn *pgconn.PgConn) error {
+	lsn := st.confirmable()
+	if _, err := conn.Exec(ctx, advanceQuery(st.cfg.Slot, lsn)).ReadAll(); err != nil {
+		return fmt.Errorf("advance slot %q to %s: %w", st.cfg.Slot, lsn, err)
+	}
+	st.src.metrics.confirmed.Set(float64(lsn))
+	return nil
+}
+
+// advanceQuery moves a slot forward to lsn, and does nothing if it stands there.
+func advanceQuery(slot string, lsn cdc.LSN) string {
+	return fmt.Sprintf("SELECT pg_replication_slot_advance(slot_name, '%s') FROM pg_replication_slots WHERE slot_name = %s AND confirmed_flush_lsn < '%s'",
+		lsn, literal(slot), lsn)
+}
