@@ -151,11 +151,11 @@ func TestInitBlocked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := connectInit(t.Context(), db.DSN)
+	conn, err := connect(t.Context(), db.DSN)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer closeInit(t.Context(), conn)
+	defer closeConn(t.Context(), conn)
 	start := time.Now()
 	results, err := applySteps(t.Context(), conn, steps, 500*time.Millisecond)
 	if got := time.Since(start); got > 10*time.Second {
@@ -179,9 +179,9 @@ func TestInitBlocked(t *testing.T) {
 // TestInitConnectTimeout bounds the wait for a server that does not answer.
 func TestInitConnectTimeout(t *testing.T) {
 	for dsn, want := range map[string]time.Duration{
-		"host=db": initConnectTimeout, "host=db connect_timeout=3": 3 * time.Second, "host=db connect_timeout=60": initConnectTimeout,
+		"host=db": connectTimeout, "host=db connect_timeout=3": 3 * time.Second, "host=db connect_timeout=60": connectTimeout,
 	} {
-		cfg, err := initConnConfig(dsn)
+		cfg, err := connConfig(dsn)
 		if err != nil || cfg.ConnectTimeout != want {
 			t.Errorf("%s: connect timeout %s, %v, want %s", dsn, cfg.ConnectTimeout, err, want)
 		}

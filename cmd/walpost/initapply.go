@@ -8,26 +8,14 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
 
 	"github.com/walpost/walpost/internal/config"
 	sqlfiles "github.com/walpost/walpost/sql"
 )
 
-const (
-	// initConnectTimeout bounds the making of a connection to one address.
-	initConnectTimeout = 10 * time.Second
-
-	// initStepTimeout bounds a step. That of the slot waits until every
-	// transaction that is running and has written anything is over, and run
-	// waits as long.
-	initStepTimeout = 30 * time.Second
-
-	// initCancelDelay is how long the server may take to end a statement that
-	// was cancelled, before the connection is given up.
-	initCancelDelay = 2 * time.Second
-)
+// initStepTimeout bounds a step. That of the slot waits until every transaction that is
+// running and has written anything is over, and run waits as long.
+const initStepTimeout = 30 * time.Second
 
 // What became of an object.
 const (
@@ -56,52 +44,12 @@ func printResults(w io.Writer, results []initResult) error {
 
 // applyInit connects and applies the steps.
 func applyInit(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([]initResult, error) {
-	conn, err := connectInit(ctx, cfg.Postgres.ConnString())
+	conn, err := connect(ctx, cfg.Postgres.ConnString())
 	if err != nil {
 		return []initResult{}, err
 	}
-	defer closeInit(ctx, conn)
+	defer closeConn(ctx, conn)
 	return applySteps(ctx, conn, steps, initStepTimeout)
-}
-
-// connectInit opens a session.
-func connectInit(ctx context.Context, dsn string) (*pgx.Conn, error) {
-	cfg, err := initConnConfig(dsn)
-	if err != nil {
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
-	}
-	conn, err := pgx.ConnectConfig(ctx, cfg)
-	if err != nil {
-		return nil, connectHint(fmt.Errorf("connect to Postgres: %w", err))
-	}
-	return conn, nil
-}
-
-// initConnConfig makes a statement whose context ends wait until the server has
-// cancelled it. By default that is done behind our back, and init may be gone
-// before: the server would go on creating the slot.
-func initConnConfig(dsn string) (*pgx.ConnConfig, error) {
-	cfg, err := pgx.ParseConfig(dsn)
-	if err != nil {
-		return nil, err
-	}
-	if cfg.RuntimeParams["application_name"] == "" {
-		cfg.RuntimeParams["application_name"] = "walpost"
-	}
-	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > initConnectTimeout {
-		cfg.ConnectTimeout = initConnectTimeout
-	}
-	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
-	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
-		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: initCancelDelay}
-	}
-	return cfg, nil
-}
-
-func closeInit(ctx context.Context, conn *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), initCancelDelay)
-	defer cancel()
-	_ = conn.Close(ctx) // all is committed
 }
 
 // applySteps applies each step in a transaction of its own, up to the first that

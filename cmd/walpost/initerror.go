@@ -63,7 +63,7 @@ func stepError(ctx context.Context, conn *pgx.Conn, s sqlfiles.Step, limit time.
 
 // timeoutError names what the step has probably waited for.
 func timeoutError(ctx context.Context, conn *pgx.Conn, s sqlfiles.Step, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), initConnectTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), connectTimeout)
 	defer cancel()
 	return cdc.Refuse("end that transaction, or run walpost init again when it is over",
 		"apply %s: not done in %s, a running transaction is in the way: %s", s.File, limit, blocker(ctx, conn))
@@ -77,7 +77,7 @@ func blocker(ctx context.Context, conn *pgx.Conn) string {
 	if err != nil {
 		return err.Error()
 	}
-	defer closeInit(ctx, own)
+	defer closeConn(ctx, own)
 	const query = `
 		SELECT what FROM (
 			SELECT format('pid %s, role %s, database %s, application %L, %s, begun %s ago', pid, usename, datname, application_name, state,

@@ -31,12 +31,13 @@ type service struct {
 	sink     sink
 	store    store
 	letters  *kafka.Reader // nil without dead letters
+	started  time.Time
 	pipeline *cdc.Pipeline
 }
 
 // newService wires the parts. It neither connects nor starts anything.
 func newService(cfg config.Config, log *slog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry()}
+	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), started: time.Now()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		admin.NewBuildInfo(readBuildInfo().Version))
 	router, err := newRouter(cfg.Outbox)
@@ -125,7 +126,24 @@ func (s *service) listening(addr net.Addr) {
 }
 
 func (s *service) adminConfig() admin.Config {
-	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Gatherer: s.registry, Logger: s.log}
+	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Report: s.report, Gatherer: s.registry, Logger: s.log}
+}
+
+func (s *service) report(ctx context.Context) (admin.Report, error) {
+	p := s.cfg.Postgres
+	r := admin.Report{
+		Version: readBuildInfo().Version, Slot: p.Slot, Publication: p.Publication, Shard: p.Shard.String(),
+		Started: s.started, Circuits: map[string]string{},
+	}
+	for component, state := range s.circuits() {
+		r.Circuits[component] = state.String()
+	}
+	word, err := s.ready(ctx)
+	r.Ready, r.Reason = err == nil, word
+	if err != nil {
+		r.Reason = err.Error()
+	}
+	return r, r.Take(s.pipeline.Status(), s.registry, time.Now())
 }
 
 // circuits are the states of the ways to both servers. A standby that waits has found

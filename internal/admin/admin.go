@@ -25,6 +25,10 @@ type Config struct {
 	// ready. It is called for each request, from any goroutine.
 	Ready func(context.Context) (string, error)
 
+	// Report returns what /status shows, and an error if it is not whole. It is called
+	// for each request, from any goroutine.
+	Report func(context.Context) (Report, error)
+
 	// Gatherer is what /metrics shows.
 	Gatherer prometheus.Gatherer
 
@@ -87,6 +91,7 @@ func Handler(cfg Config) http.Handler {
 		}
 		_, _ = fmt.Fprintln(w, word)
 	})
+	mux.HandleFunc("GET /status", serveReport(cfg))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux
 }

@@ -40,6 +40,8 @@ type Postgres struct {
 	// Publication and Slot are those of the shard, if there is one.
 	Publication, Slot string
 
+	base struct{ publication, slot string } // of all shards
+
 	Shard          Shard
 	CreateSlot     bool
 	Failover       Failover

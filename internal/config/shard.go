@@ -56,7 +56,25 @@ var optionalShard = parser[Shard]{kind: kindText, parse: func(s string) (Shard, 
 
 // choose puts the shard's own names in the place of those of all keys.
 func (p *Postgres) choose() {
+	p.base = struct{ publication, slot string }{p.Publication, p.Slot}
 	p.Publication, p.Slot = p.Shard.Name(p.Publication), p.Shard.Name(p.Slot)
+}
+
+// Shards returns the configuration of each shard of as many as c is one of, or c alone.
+func (c Config) Shards() []Config {
+	if c.Postgres.Shard.Count == 0 {
+		return []Config{c}
+	}
+	all := make([]Config, c.Postgres.Shard.Count)
+	for i := range all {
+		p := c.Postgres
+		p.Shard.Index = i
+		p.Publication, p.Slot = p.base.publication, p.base.slot
+		p.choose()
+		all[i] = c
+		all[i].Postgres = p
+	}
+	return all
 }
 
 // tooLong reports whether the shard's own names are longer than Postgres takes.

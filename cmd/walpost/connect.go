@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+)
+
+const (
+	// connectTimeout bounds the making of a connection to one address.
+	connectTimeout = 10 * time.Second
+
+	// cancelDelay is how long the server may take to end a statement that
+	// was cancelled, before the connection is given up.
+	cancelDelay = 2 * time.Second
+)
+
+// connect opens a session.
+func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
+	cfg, err := connConfig(dsn)
+	if err != nil {
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, connectHint(fmt.Errorf("connect to Postgres: %w", err))
+	}
+	return conn, nil
+}
+
+// connConfig makes a statement whose context ends wait until the server has
+// cancelled it. By default that is done behind our back, and walpost may be gone
+// before: the server would go on, as with creating a slot.
+func connConfig(dsn string) (*pgx.ConnConfig, error) {
+	cfg, err := pgx.ParseConfig(dsn)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.RuntimeParams["application_name"] == "" {
+		cfg.RuntimeParams["application_name"] = "walpost"
+	}
+	if cfg.ConnectTimeout == 0 || cfg.ConnectTimeout > connectTimeout {
+		cfg.ConnectTimeout = connectTimeout
+	}
+	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
+	cfg.BuildContextWatcherHandler = func(conn *pgconn.PgConn) ctxwatch.Handler {
+		return &pgconn.CancelRequestContextWatcherHandler{Conn: conn, DeadlineDelay: cancelDelay}
+	}
+	return cfg, nil
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cancelDelay)
+	defer cancel()
+	_ = conn.Close(ctx) // all is committed
+}

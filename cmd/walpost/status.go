@@ -1,0 +1,259 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/spf13/cobra"
+
+	"github.com/walpost/walpost/internal/admin"
+	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/inspect"
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+func (c *cli) statusCommand() *cobra.Command {
+	var instances []string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show the slot, what it keeps, and how far the instance is",
+		Long: `Show the slot and what it keeps as the server sees it, and how far the running
+instance is, which is asked at admin.listen. With postgres.shard all shards are
+shown, and summed up; name the other instances with --instance.
+
+Takes a second, in which the rate of WAL is measured. Exits with 1 if a slot does
+not exist or is lost.`,
+		Args: noArgs,
+	}
+	config.AddFlags(cmd.Flags())
+	cmd.Flags().StringSliceVar(&instances, "instance", nil, "address or URL of an instance's admin server; several, comma-separated (default admin.listen)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		cfg, err := c.load(cmd.Flags())
+		if err != nil {
+			return err
+		}
+		if len(instances) == 0 && cfg.Admin.Listen != "" {
+			instances = []string{cfg.Admin.Listen}
+		}
+		s, err := lookAtStatus(cmd.Context(), cfg, instances)
+		if err != nil {
+			return err
+		}
+		if err := c.print(s, s.print); err != nil {
+			return err
+		}
+		return s.failure()
+	}
+	return cmd
+}
+
+// statusReport is what walpost status prints.
+type statusReport struct {
+	Server inspect.Server `json:"server"`
+	Slots  []slotReport   `json:"slots"`
+	Sum    statusSum      `json:"sum"`
+}
+
+// slotReport is a slot, and the instance that reads it.
+type slotReport struct {
+	inspect.Slot
+	Instance *admin.Report `json:"instance"` // nil if it was not reached
+	Problem  string        `json:"instance_problem,omitempty"`
+}
+
+// statusSum is what the shards come to: the most where they do not add up.
+type statusSum struct {
+	Retained    int64          `json:"retained_bytes"` // the most: what one keeps, others keep too
+	Lag         int64          `json:"lag_bytes"`      // the most
+	LagSeconds  float64        `json:"lag_seconds"`    // the most
+	Unconfirmed int            `json:"unconfirmed_events"`
+	Processed   float64        `json:"events_processed_total"`
+	Left        *time.Duration `json:"left_ns"` // the least
+	Reached     int            `json:"instances"`
+}
+
+func lookAtStatus(ctx context.Context, cfg config.Config, instances []string) (s statusReport, err error) {
+	conn, err := connect(ctx, cfg.Postgres.ConnString())
+	if err != nil {
+		return s, err
+	}
+	defer closeConn(ctx, conn)
+	if s.Server, err = inspect.LookAtServer(ctx, conn); err != nil {
+		return s, err
+	}
+	found, asked := map[string]*admin.Report{}, error(nil)
+	for _, address := range instances {
+		report, err := inspect.Ask(ctx, address)
+		if err != nil {
+			asked = errors.Join(asked, err)
+			continue
+		}
+		found[report.Slot] = &report
+	}
+	for _, shard := range cfg.Shards() {
+		r := slotReport{}
+		if r.Slot, err = inspect.LookAtSlot(ctx, conn, s.Server, shard.Postgres.Slot); err != nil {
+			return s, err
+		}
+		if r.Checkpoint, err = savedPosition(ctx, shard); err != nil {
+			return s, err
+		}
+		r.Instance = found[r.Name]
+		switch {
+		case r.Instance != nil:
+		case asked != nil:
+			r.Problem = cdc.OneLine(asked)
+		case len(instances) == 0:
+			r.Problem = "admin.listen is empty"
+		default:
+			r.Problem = "another slot's"
+		}
+		s.Slots = append(s.Slots, r)
+	}
+	s.add()
+	return s, nil
+}
+
+// savedPosition returns the checkpoint of a slot, or nil if there is none.
+func savedPosition(ctx context.Context, cfg config.Config) (*cdc.Checkpoint, error) {
+	st, err := newStore(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = st.Close() }() // nothing was written
+	cp, err := st.Load(ctx)
+	if err != nil || cp.IsZero() {
+		return nil, err
+	}
+	return &cp, nil
+}
+
+func (s *statusReport) add() {
+	for _, r := range s.Slots {
+		s.Sum.Retained, s.Sum.Lag = max(s.Sum.Retained, r.Retained), max(s.Sum.Lag, r.Lag)
+		if r.Left != nil && (s.Sum.Left == nil || *r.Left < *s.Sum.Left) {
+			s.Sum.Left = r.Left
+		}
+		if i := r.Instance; i != nil {
+			s.Sum.Reached++
+			s.Sum.LagSeconds = max(s.Sum.LagSeconds, i.LagSeconds)
+			s.Sum.Unconfirmed += i.Unconfirmed
+			s.Sum.Processed += i.Processed
+		}
+	}
+}
+
+// failure returns an error if what is shown is a reason to act.
+func (s *statusReport) failure() error {
+	for _, r := range s.Slots {
+		switch {
+		case !r.Exists:
+			return cdc.Refuse("run walpost init, or set postgres.create_slot", "slot %q does not exist", r.Name)
+		case r.lost():
+			return cdc.Refuse("see walpost doctor: what was not published yet must come from the table", "slot %q is lost: %s", r.Name, r.Status)
+		}
+	}
+	return nil
+}
+
+func (r *slotReport) lost() bool {
+	return r.Exists && r.Status != "reserved" && r.Status != "extended" && r.Status != "unreserved"
+}
+
+func (s *statusReport) print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	if len(s.Slots) == 1 {
+		s.Slots[0].printLines(tw, s.Server)
+	} else {
+		s.printTable(tw)
+	}
+	return tw.Flush()
+}
+
+func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
+	line := func(name, format string, args ...any) {
+		_, _ = fmt.Fprintf(w, "%s\t"+format+"\n", append([]any{name}, args...)...) // Flush tells
+	}
+	line("slot", "%s, %s", r.Name, r.condition())
+	if i := r.Instance; i != nil {
+		line("instance", "%s", instanceState(i))
+		line("lag", "%s, %s of WAL not confirmed", seconds(i.LagSeconds), size(r.Lag))
+		line("events", "%s published since the start, %s not acknowledged or behind one that is not", humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed)))
+		if i.OpenDeadLetters > 0 {
+			line("dead letters", "%d, and %d events of %d keys wait behind them: see walpost dlq list", i.OpenDeadLetters, i.ParkedEvents, i.ParkedKeys)
+		}
+	} else {
+		line("instance", "not reached: %s", r.Problem)
+		line("lag", "%s of WAL not confirmed", size(r.Lag))
+	}
+	line("confirmed", "%s", r.Confirmed)
+	if r.Checkpoint != nil {
+		line("checkpoint", "%s", r.Checkpoint.LSN)
+	} else {
+		line("checkpoint", "none")
+	}
+	line("retained", "%s of WAL; %s/s are written", size(r.Retained), size(int64(server.Rate)))
+	line("limit", "%s", r.limit(server))
+	line("server", "Postgres %s, WAL ends at %s", server.Version, server.End)
+}
+
+func (r *slotReport) condition() string {
+	switch {
+	case !r.Exists:
+		return "does not exist"
+	case r.Active:
+		return fmt.Sprintf("%s, read by pid %d", r.Status, r.ActivePID)
+	}
+	return r.Status + ", not being streamed from"
+}
+
+func instanceState(i *admin.Report) string {
+	ready := "ready"
+	if !i.Ready {
+		ready = "not ready"
+	}
+	return fmt.Sprintf("%s, %s: %s; up for %s, version %s", i.State, ready, i.Reason, time.Since(i.Started).Round(time.Second), i.Version)
+}
+
+func (r *slotReport) limit(server inspect.Server) string {
+	switch {
+	case server.KeepSize < 0:
+		return "none but the disk: set max_slot_wal_keep_size, so that a slot cannot fill it"
+	case r.Safe == nil:
+		return "max_slot_wal_keep_size " + size(server.KeepSize)
+	case r.Left == nil:
+		return fmt.Sprintf("max_slot_wal_keep_size %s, %s left", size(server.KeepSize), size(*r.Safe))
+	}
+	return fmt.Sprintf("max_slot_wal_keep_size %s, %s left: %s at this rate", size(server.KeepSize), size(*r.Safe), r.Left.Round(time.Second))
+}
+
+func (s *statusReport) printTable(w io.Writer) {
+	_, _ = fmt.Fprintln(w, "SLOT\tSTATUS\tINSTANCE\tLAG\tNOT CONFIRMED\tRETAINED\tEVENTS\tNOT ACKNOWLEDGED\tCHECKPOINT") // Flush tells
+	for _, r := range s.Slots {
+		state, lag, events, open, checkpoint := "not reached", "", "", "", "none"
+		if i := r.Instance; i != nil {
+			state, lag = string(i.State), seconds(i.LagSeconds)
+			events, open = humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed))
+		}
+		if r.Checkpoint != nil {
+			checkpoint = r.Checkpoint.LSN.String()
+		}
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, checkpoint)
+	}
+	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, seconds(s.Sum.LagSeconds), size(s.Sum.Lag), size(s.Sum.Retained),
+		humanize.Comma(int64(s.Sum.Processed)), humanize.Comma(int64(s.Sum.Unconfirmed)))
+}
+
+// size prints bytes for people.
+func size(n int64) string { return humanize.IBytes(uint64(max(0, n))) }
+
+// seconds prints a duration for people.
+func seconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(time.Millisecond).String()
+}

@@ -1,0 +1,131 @@
+// Package inspect looks at a server and at a running instance from the outside, without
+// streaming: what walpost status and walpost doctor report.
+package inspect
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// Server is what there is to know of the server once for all slots.
+type Server struct {
+	Version string  `json:"version"`
+	End     cdc.LSN `json:"wal_end"` // as it is on disk
+
+	// Rate is how many bytes of WAL are written in a second, as measured over the time
+	// of the look.
+	Rate float64 `json:"wal_bytes_per_second"`
+
+	// KeepSize is max_slot_wal_keep_size in bytes; negative means that nothing but the
+	// disk ends what a slot keeps.
+	KeepSize int64 `json:"max_slot_wal_keep_size"`
+}
+
+// Slot is a replication slot as the server shows it.
+// https://www.postgresql.org/docs/current/view-pg-replication-slots.html
+type Slot struct {
+	Name      string  `json:"slot"`
+	Exists    bool    `json:"exists"`
+	Active    bool    `json:"active"`
+	ActivePID int     `json:"active_pid,omitempty"`
+	Restart   cdc.LSN `json:"restart_lsn"`
+	Confirmed cdc.LSN `json:"confirmed_lsn"`
+
+	// Status is wal_status, or why the slot is invalid.
+	Status string `json:"status"`
+
+	Lag      int64 `json:"lag_bytes"`      // WAL that is not confirmed
+	Retained int64 `json:"retained_bytes"` // WAL that the slot keeps
+
+	// Safe is how many bytes of WAL can be written before the slot may be lost; nil
+	// without a limit.
+	Safe *int64 `json:"safe_bytes"`
+
+	// Left is how long that takes at the current rate; nil without a limit, or while
+	// nothing is written.
+	Left *time.Duration `json:"left_ns"`
+
+	// Checkpoint is what the instance has saved, if that is to be had from the server.
+	Checkpoint *cdc.Checkpoint `json:"checkpoint"`
+}
+
+// rateTime is how long the rate of WAL is measured.
+const rateTime = time.Second
+
+// endOfWAL is an SQL expression for the end of WAL as it is on disk.
+const endOfWAL = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+
+// LookAtServer takes a second, for the rate.
+func LookAtServer(ctx context.Context, conn *pgx.Conn) (Server, error) {
+	var s Server
+	const settings = `SELECT current_setting('server_version'), CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint * 1048576 END
+		FROM pg_settings WHERE name = 'max_slot_wal_keep_size'`
+	if err := conn.QueryRow(ctx, settings).Scan(&s.Version, &s.KeepSize); err != nil {
+		return s, fmt.Errorf("read the server's settings: %w", err)
+	}
+	before, begun, err := end(ctx, conn)
+	if err != nil {
+		return s, err
+	}
+	select {
+	case <-ctx.Done():
+		return s, context.Cause(ctx)
+	case <-time.After(rateTime):
+	}
+	after, ended, err := end(ctx, conn)
+	if err != nil {
+		return s, err
+	}
+	s.End, s.Rate = after, float64(after-before)/ended.Sub(begun).Seconds()
+	return s, nil
+}
+
+// end returns the end of WAL and when it was there.
+func end(ctx context.Context, conn *pgx.Conn) (lsn cdc.LSN, at time.Time, err error) {
+	var text string
+	if err := conn.QueryRow(ctx, "SELECT ("+endOfWAL+")::text, clock_timestamp()").Scan(&text, &at); err != nil {
+		return 0, at, fmt.Errorf("read the end of WAL: %w", err)
+	}
+	lsn, err = cdc.ParseLSN(text)
+	return lsn, at, err
+}
+
+// slotQuery reads a slot whatever the version: columns that a version lacks are NULL.
+const slotQuery = `
+	SELECT s.active, coalesce(s.active_pid, 0), coalesce(s.restart_lsn, '0/0')::text, coalesce(s.confirmed_flush_lsn, '0/0')::text,
+		coalesce(to_jsonb(s)->>'invalidation_reason', CASE WHEN (to_jsonb(s)->>'conflicting')::boolean THEN 'conflicting with recovery' END, s.wal_status, ''),
+		coalesce(wal.lsn - s.confirmed_flush_lsn, 0)::bigint, coalesce(wal.lsn - s.restart_lsn, 0)::bigint, s.safe_wal_size
+	FROM pg_replication_slots s, (SELECT ` + endOfWAL + ` AS lsn) wal
+	WHERE s.slot_name = $1`
+
+// LookAtSlot returns what the server shows of a slot. One that is not there is no error.
+func LookAtSlot(ctx context.Context, conn *pgx.Conn, server Server, name string) (Slot, error) {
+	s := Slot{Name: name}
+	rows, err := conn.Query(ctx, slotQuery, name)
+	if err != nil {
+		return s, fmt.Errorf("read slot %q: %w", name, err)
+	}
+	var restart, confirmed string
+	_, err = pgx.ForEachRow(rows, []any{&s.Active, &s.ActivePID, &restart, &confirmed, &s.Status, &s.Lag, &s.Retained, &s.Safe}, func() error {
+		s.Exists = true
+		return nil
+	})
+	if err == nil && s.Exists {
+		if s.Restart, err = cdc.ParseLSN(restart); err == nil {
+			s.Confirmed, err = cdc.ParseLSN(confirmed)
+		}
+	}
+	if err != nil {
+		return s, fmt.Errorf("read slot %q: %w", name, err)
+	}
+	if s.Safe != nil && server.Rate > 0 {
+		left := time.Duration(float64(max(0, *s.Safe)) / server.Rate * float64(time.Second))
+		s.Left = &left
+	}
+	return s, nil
+}

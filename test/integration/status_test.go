@@ -1,0 +1,117 @@
+package integration
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/test/harness"
+)
+
+// shownStatus is what a test reads of walpost status.
+type shownStatus struct {
+	Slots []struct {
+		Slot       string
+		Exists     bool
+		Active     bool
+		Status     string
+		Lag        int64  `json:"lag_bytes"`
+		Retained   int64  `json:"retained_bytes"`
+		Problem    string `json:"instance_problem"`
+		Checkpoint *struct{ LSN string }
+		Instance   *struct {
+			State      string
+			Ready      bool
+			Processed  int64  `json:"events_processed_total"`
+			Checkpoint string `json:"checkpoint_lsn"`
+		}
+	}
+	Sum struct {
+		Processed int64 `json:"events_processed_total"`
+		Instances int
+	}
+}
+
+func (s *stage) status(args ...string) (st shownStatus) {
+	s.t.Helper()
+	text := s.walpost(append([]string{"status", "-o", "json"}, args...)...)
+	if err := json.Unmarshal([]byte(text), &st); err != nil {
+		s.t.Fatalf("%v in %s", err, text)
+	}
+	return st
+}
+
+// What walpost status shows is what the server and the instance say, also while no
+// instance runs.
+func TestStatus(t *testing.T) {
+	const n = 500
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	p := s.start("run")
+	s.fill(harness.OneRow, 1, n)
+	s.caughtUp(time.Minute)
+	harness.Eventually(t, 10*time.Second, "checkpoint saved", func() bool {
+		st := s.status().Slots[0]
+		return st.Checkpoint != nil && st.Instance != nil && st.Checkpoint.LSN == st.Instance.Checkpoint
+	})
+	st := s.status().Slots[0]
+	if i := st.Instance; st.Slot != s.slot || !st.Active || st.Status != "reserved" || !i.Ready || i.State != "streaming" || i.Processed != n {
+		t.Errorf("got %+v and %+v of the instance, want %d events and a slot in use", st, *i, n)
+	}
+	s.stop(p)
+
+	s.fill(harness.OneRow, n+1, 2*n)
+	st = s.status().Slots[0]
+	if st.Active || st.Instance != nil || st.Problem == "" || st.Lag < n*100 || st.Retained < st.Lag {
+		t.Errorf("got %+v, want a slot that nobody reads and that is behind", st)
+	}
+	text := s.walpost("status")
+	for _, want := range []string{"slot        " + s.slot + ", reserved, not being streamed from\n", "instance    not reached: ", "limit       none but the disk"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("got\n%swhich has no %q", text, want)
+		}
+	}
+}
+
+// The slots of shards are shown and summed up, whichever shard is configured.
+func TestStatusOfShards(t *testing.T) {
+	const n = 300
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.initShards(3)
+	three := s.startShards(3)
+	s.fill(harness.OneRow, 1, n)
+	s.shardsCaughtUp(three, time.Minute)
+	var addrs []string
+	for _, sh := range three {
+		addrs = append(addrs, sh.addr)
+	}
+	st := s.status("--postgres.shard=1/3", "--instance", strings.Join(addrs, ","))
+	var names []string
+	for _, slot := range st.Slots {
+		names = append(names, slot.Slot)
+		if !slot.Active || slot.Instance == nil || slot.Instance.Processed == 0 {
+			t.Errorf("got %+v, want a shard with events", slot)
+		}
+	}
+	if want := []string{s.slot + "_0_of_3", s.slot + "_1_of_3", s.slot + "_2_of_3"}; !slices.Equal(names, want) || st.Sum.Processed != n || st.Sum.Instances != 3 {
+		t.Errorf("got %v and %+v, want %v and %d events of 3 instances", names, st.Sum, want, n)
+	}
+	text := s.walpost("status", "--postgres.shard=0/3", "--instance", strings.Join(addrs, ","))
+	if !strings.Contains(text, "all 3") || !strings.Contains(text, "3 reached") {
+		t.Errorf("got\n%s", text)
+	}
+	for _, sh := range three {
+		s.stop(sh.process)
+	}
+}
+
+// A slot that is not there is a failure with the way out.
+func TestStatusWithoutSlot(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	p := s.start("status", "--slot", "nosuch")
+	if code := s.wait(p, time.Minute); code != 1 || !strings.Contains(p.Log(), `slot "nosuch" does not exist`) || !strings.Contains(p.Log(), "hint: run walpost init") {
+		t.Errorf("exit %d\n%s", code, p.Log())
+	}
+}
