@@ -40,7 +40,7 @@ type Postgres struct {
 	// Publication and Slot are those of the shard, if there is one.
 	Publication, Slot string
 
-	base struct{ publication, slot string } // of all shards
+	base struct{ publication, slot string } // of all shards, if there are any
 
 	Shard          Shard
 	CreateSlot     bool

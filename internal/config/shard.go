@@ -56,6 +56,9 @@ var optionalShard = parser[Shard]{kind: kindText, parse: func(s string) (Shard, 
 
 // choose puts the shard's own names in the place of those of all keys.
 func (p *Postgres) choose() {
+	if p.Shard.Count == 0 {
+		return
+	}
 	p.base = struct{ publication, slot string }{p.Publication, p.Slot}
 	p.Publication, p.Slot = p.Shard.Name(p.Publication), p.Shard.Name(p.Slot)
 }
