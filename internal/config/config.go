@@ -23,6 +23,10 @@ type Config struct {
 	Log        Log
 
 	effective Effective
+
+	// text returns a setting as it was written. It is a function since whatever prints
+	// a Config looks into its fields, and these hold secrets.
+	text func(key string) string
 }
 
 // Postgres says where the events come from.

@@ -10,7 +10,8 @@ import (
 	"testing"
 )
 
-func TestEffectiveYAMLLoadsAgain(t *testing.T) {
+// goTogether is an environment with every setting that goes with the others.
+func goTogether(t *testing.T) []string {
 	samples := samples(t)
 	delete(samples, "postgres.dsn_file")        // conflicts with dsn
 	delete(samples, "kafka.sasl.password_file") // conflicts with password
@@ -23,7 +24,28 @@ func TestEffectiveYAMLLoadsAgain(t *testing.T) {
 	for key, s := range samples {
 		environ = append(environ, settingOf(key).env()+"="+s.text)
 	}
-	before := mustLoad(t, nil, environ)
+	return environ
+}
+
+func TestEnvironLoadsAgain(t *testing.T) {
+	before := mustLoad(t, nil, goTogether(t))
+	if after := mustLoad(t, nil, before.Environ(nil)); !reflect.DeepEqual(plain(after), plain(before)) {
+		t.Errorf("got  %+v\nwant %+v", plain(after), plain(before))
+	}
+	if printed := fmt.Sprintf("%+v %#v", before, before); strings.Contains(printed, "pa,ss: #w") || before.Kafka.SASL.Password != "pa,ss: #w" {
+		t.Errorf("a secret is printed: %s", printed)
+	}
+	after := mustLoad(t, nil, before.Environ(map[string]string{"postgres.slot": "other", "postgres.shard": "", "log.level": "info"}))
+	if after.Postgres.Slot != "other" || after.Log.Level != slog.LevelInfo || after.Kafka.SASL.Password != before.Kafka.SASL.Password {
+		t.Errorf("got %+v", plain(after))
+	}
+	if environ := mustLoad(t, nil, nil).Environ(nil); len(environ) > 1 { // the store follows from the guarantee
+		t.Errorf("defaults are said: %q", environ)
+	}
+}
+
+func TestEffectiveYAMLLoadsAgain(t *testing.T) {
+	before := mustLoad(t, nil, goTogether(t))
 	text, err := before.Effective().YAML()
 	if err != nil {
 		t.Fatal(err)

@@ -22,6 +22,24 @@ const (
 var kubernetesVariable = regexp.MustCompile(`^WALPOST_(?:[A-Z0-9_]+_)?(?:` +
 	`SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)?)$`)
 
+// Environ returns variables with which [Load], which must have made c, makes it again, from the same mounted
+// files, but for the settings in instead, by key, which get the texts given there. They
+// hold secrets in clear, and are for a process that needs them.
+func (c Config) Environ(instead map[string]string) []string {
+	var environ []string
+	for i := range settings {
+		s := &settings[i]
+		text, replaced := instead[s.Key]
+		if !replaced {
+			text = c.text(s.Key)
+		}
+		if text != s.Default {
+			environ = append(environ, s.env()+"="+text)
+		}
+	}
+	return environ
+}
+
 func (l *loader) loadEnvironment(environ []string) {
 	keys := make(map[string]string, len(settings))
 	for i := range settings {

@@ -123,6 +123,7 @@ func (l *loader) add(p koanf.Provider) {
 
 // fill stores the values in c.
 func (l *loader) fill(c *Config) {
+	c.text = l.values.String
 	for i := range settings {
 		s := &settings[i]
 		text := l.values.String(s.Key)

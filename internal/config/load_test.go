@@ -60,7 +60,7 @@ func write(t *testing.T, name, text string) string {
 
 // plain is c without what it was made from.
 func plain(c Config) Config {
-	c.effective = nil
+	c.effective, c.text = nil, nil
 	return c
 }
 

@@ -63,6 +63,16 @@ func backoff(tries int) time.Duration {
 	return d*3/4 + rand.N(d/4)
 }
 
+// ClientOptions returns how brokers are reached, for a client of one's own beside the
+// sink's, or all problems of c.
+func (c Config) ClientOptions() ([]kgo.Opt, error) {
+	c = c.withDefaults()
+	if err := c.validate(); err != nil {
+		return nil, err
+	}
+	return c.connection(), nil
+}
+
 // connection says how brokers are reached.
 func (c Config) connection() []kgo.Opt {
 	opts := []kgo.Opt{
