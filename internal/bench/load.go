@@ -86,27 +86,27 @@ func (b *bench) load(ctx context.Context) error {
 	begun := time.Now()
 	bar := newBar(b.cfg.Out, "load", b.cfg.Events)
 	defer bar.done()
-	w := watch(ctx, b.cfg.Patience)
-	defer w.stop()
-	conn, err := b.newWriter(w.ctx)
+	ctx, progress, stop := watch(ctx, b.cfg.Patience)
+	defer stop()
+	conn, err := b.newWriter(ctx)
 	if err != nil {
-		return because(w.ctx, err)
+		return because(ctx, err)
 	}
 	defer hangUp(conn)
-	if _, err := conn.Exec(w.ctx, "SET synchronous_commit = off"); err != nil {
-		return because(w.ctx, err)
+	if _, err := conn.Exec(ctx, "SET synchronous_commit = off"); err != nil {
+		return because(ctx, err)
 	}
-	err = b.write(w, conn.PgConn(), bar)
+	err = b.write(ctx, conn.PgConn(), bar, progress)
 	if err == nil {
-		_, err = conn.Exec(w.ctx, "SET synchronous_commit = on; COMMENT ON TABLE "+b.names.qualified()+" IS 'Made by walpost bench'")
+		_, err = conn.Exec(ctx, "SET synchronous_commit = on; COMMENT ON TABLE "+b.names.qualified()+" IS 'Made by walpost bench'")
 	}
 	b.sum.Load = Load{Events: b.cfg.Events, Took: time.Since(begun)}
-	return because(w.ctx, err)
+	return because(ctx, err)
 }
 
 // write sends the statements in rounds. A transaction is what is between two syncs.
-func (b *bench) write(w *watchdog, conn *pgconn.PgConn, bar bar) error {
-	p := conn.StartPipeline(w.ctx)
+func (b *bench) write(ctx context.Context, conn *pgconn.PgConn, bar bar, progress func()) error {
+	p := conn.StartPipeline(ctx)
 	rows := max(1, min(pieceRows, int64(pieceBytes/b.cfg.Bytes)))
 	var sent, answers int
 	var queued, size int64
@@ -121,9 +121,9 @@ func (b *bench) write(w *watchdog, conn *pgconn.PgConn, bar bar) error {
 			continue
 		}
 		if err := flush(p, answers); err != nil {
-			return fmt.Errorf("%w, of %d events %d were written before", because(w.ctx, err), b.cfg.Events, bar.at())
+			return fmt.Errorf("%w, of %d events %d were written before", because(ctx, err), b.cfg.Events, bar.at())
 		}
-		w.progress()
+		progress()
 		bar.set(int(queued))
 		sent, answers, size = 0, 0, 0
 	}
@@ -153,24 +153,10 @@ func flush(p *pgconn.Pipeline, answers int) error {
 	return nil
 }
 
-// watchdog ends a context when there is no progress for a while.
-type watchdog struct {
-	ctx      context.Context //nolint:containedctx // it is what the watchdog is for
-	cancel   context.CancelCauseFunc
-	timer    *time.Timer
-	patience time.Duration
-}
-
-func watch(ctx context.Context, patience time.Duration) *watchdog {
-	w := &watchdog{patience: patience}
-	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(patience, func() { w.cancel(fmt.Errorf("no answer for %s", patience)) })
-	return w
-}
-
-func (w *watchdog) progress() { w.timer.Reset(w.patience) }
-
-func (w *watchdog) stop() {
-	w.timer.Stop()
-	w.cancel(nil)
+// watch returns a context that ends when progress is not called for as long as patience
+// lasts. Stop releases it.
+func watch(ctx context.Context, patience time.Duration) (_ context.Context, progress, stop func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(patience, func() { cancel(fmt.Errorf("no answer for %s", patience)) })
+	return ctx, func() { timer.Reset(patience) }, func() { timer.Stop(); cancel(nil) }
 }

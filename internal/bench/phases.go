@@ -54,7 +54,7 @@ func (p plan) due(transaction int) time.Duration {
 	return time.Duration(float64(transaction) * float64(p.batch) / float64(p.rate) * float64(time.Second))
 }
 
-// events returns the first and the last of a transaction, counted from 0.
+// span returns the first and the last event of a transaction, counted from 0.
 func (p plan) span(transaction int) (first, last int) {
 	return transaction * p.batch, min((transaction+1)*p.batch, p.events) - 1
 }
