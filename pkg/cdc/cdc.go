@@ -35,6 +35,10 @@ type Relation struct {
 	Columns      []Column
 }
 
+// qualified is the name with its schema, for messages. It allocates, so no event that
+// is well should ask for it.
+func (r *Relation) qualified() string { return r.Schema + "." + r.Name }
+
 // Column is one column of a Relation.
 type Column struct {
 	Name     string

@@ -63,7 +63,7 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 	r.tx, r.CommitLSN, r.Ordinal = h.tx, ev.Transaction.CommitLSN, h.ordinal
 	size := len(r.Key) + len(r.Value)
 	id := append(h.spareID[:0], r.ID...) // from Produce on r is the sink's
-	if err := h.send(ctx, r, poison, ev.Relation.Schema+"."+ev.Relation.Name); err != nil {
+	if err := h.send(ctx, r, poison, ev.Relation); err != nil {
 		h.tx.Withdraw()
 		return h.poison(ctx, "produce", err, ev, r)
 	}
@@ -126,7 +126,7 @@ func (h *handler) poison(ctx context.Context, doing string, err error, ev *Event
 		return (*Pipeline)(h).spoil(err)
 	}
 	r.CommitLSN, r.Ordinal = ev.Transaction.CommitLSN, h.ordinal
-	err = describe(err, r, ev.Relation.Schema+"."+ev.Relation.Name) // before the text is taken
+	err = describe(err, r, ev.Relation.qualified()) // before the text is taken
 	var p *PoisonError
 	if errors.As(err, &p) {
 		(*Pipeline)(h).countFailed(p.Reason)

@@ -62,7 +62,7 @@ func (p *Pipeline) produce(ctx context.Context, r *Record) error {
 // send hands r over: to its own topic, or to the dead letters if it is poison or
 // comes behind a dead letter of its key and topic. It waits while there is no room
 // for one more of those.
-func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, table string) error {
+func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, rel *Relation) error {
 	p := (*Pipeline)(h)
 	if h.letters.lots == nil {
 		return p.produce(ctx, r)
@@ -77,7 +77,7 @@ func (h *handler) send(ctx context.Context, r *Record, poison *PoisonError, tabl
 		case kind == "":
 			return err
 		case !full:
-			return h.bury(ctx, kind, r, why, table)
+			return h.bury(ctx, kind, r, why, rel.qualified())
 		}
 		poison = why // and its key may be free by then
 		if err := h.awaitRoom(ctx, kind); err != nil {
@@ -103,10 +103,14 @@ func (h *handler) place(ctx context.Context, r *Record, poison *PoisonError) (Le
 		return LetterDead, poison, nil
 	}
 	err := p.produce(ctx, r)
-	if !errors.As(err, &poison) {
+	if err == nil {
+		return "", nil, nil
+	}
+	var refusal *PoisonError // not poison, which would be allocated for every event
+	if !errors.As(err, &refusal) {
 		return "", nil, err
 	}
-	return LetterDead, poison, nil
+	return LetterDead, refusal, nil
 }
 
 func errReserved() *PoisonError {
