@@ -33,8 +33,10 @@ const (
 	// minLimit is the shortest queue that is worth merging.
 	minLimit = 1024
 
-	// maxSpare bounds the entries kept for use again.
-	maxSpare = 4096
+	// maxSpare bounds the entries kept for use again: as many as a sink's transaction,
+	// or what is in flight to a busy sink, holds in source transactions of one row.
+	// They take 4 MB.
+	maxSpare = maxTransactionEvents
 )
 
 // NewTracker returns a Tracker whose watermark is start, and which holds at
