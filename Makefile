@@ -5,6 +5,7 @@ SHELL := bash
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 TOOLS         := $(CURDIR)/bin/tools
 FUZZTIME      ?= 5s
 FAULTS        ?= 100
@@ -29,12 +30,20 @@ image: ## Build the container image walpost
 ##@ Test
 
 .PHONY: test
-test: test-unit test-fuzz test-integration ## Run all tests; needs nothing but Go, and uses better servers where it finds them
+test: test-unit guard test-fuzz test-integration ## Run all tests; needs nothing but Go, and uses better servers where it finds them
 
 .PHONY: test-unit
 test-unit: ## Run the packages' own tests with the race detector
 	go vet ./...
 	go test -race -timeout 10m $$(go list ./... | grep -v /test/)
+
+.PHONY: guard
+guard: $(TOOLS)/benchstat ## Show that an event allocates no more than in test/guard/baseline.txt
+	./test/guard/guard.sh
+
+.PHONY: guard-update
+guard-update: ## Make that baseline anew
+	./test/guard/guard.sh -u
 
 .PHONY: test-fuzz
 test-fuzz: ## Fuzz each target for FUZZTIME
@@ -91,3 +100,6 @@ $(TOOLS)/golangci-lint:
 
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)
+
+$(TOOLS)/benchstat:
+	GOBIN=$(TOOLS) go install $(BENCHSTAT)

@@ -35,8 +35,8 @@ func BenchmarkDecodeInsert(b *testing.B) {
 	}
 }
 
-// One transaction of one row, in its envelope.
-func BenchmarkDecodeTransaction(b *testing.B) {
+// BenchmarkDecode is a transaction of one row, in its envelopes.
+func BenchmarkDecode(b *testing.B) {
 	var stream [][]byte
 	for _, m := range [][]byte{goldenOf(b, "begin"), outboxInsert(0), goldenOf(b, "commit")} {
 		stream = append(stream, append(make([]byte, 0, 25+len(m)), append(append([]byte{'w'}, make([]byte, 24)...), m...)...))
