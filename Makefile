@@ -12,6 +12,7 @@ FAULTS        ?= 100
 SEED          ?=
 BLOCK         ?= 0
 GUARANTEE     ?= at-least-once
+SHARDS        ?= 1
 
 ##@ Use
 
@@ -62,8 +63,8 @@ bounds: ## Memory under what is large, many or stuck, at full size; takes half a
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_BOUNDS=1 go test -count=1 -timeout 120m -v -run 'TestBounds' ./test/integration
 
 .PHONY: crash
-crash: ## Break everything around walpost FAULTS times, with GUARANTEE; SEED and BLOCK do a run again
-	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee "$(GUARANTEE)" -block $(BLOCK) $(if $(SEED),-seed $(SEED))
+crash: ## Break everything around walpost FAULTS times, with GUARANTEE and SHARDS; SEED and BLOCK do a run again
+	WALPOST_TEST_REQUIRE=1 go test -count=1 -timeout 300m -failfast -v ./test/crash -faults $(FAULTS) -guarantee "$(GUARANTEE)" -shards $(SHARDS) -block $(BLOCK) $(if $(SEED),-seed $(SEED))
 
 .PHONY: mutants
 mutants: ## Plant faults in a copy of walpost, and show that the tests see each

@@ -23,8 +23,8 @@ func newBench() *bench {
 	b := &bench{ledger: newLedger([]string{"crash-0"}, 4)}
 	k := &key{name: "k", route: "0"}
 	for n := int64(1); n <= 2; n++ {
-		tx := &transaction{before: cdc.LSN(100 * n), left: 1}
-		tx.events = []*event{{tx: tx, key: k, seq: n, sum: md5.Sum([]byte{byte(n)})}}
+		tx := &transaction{before: cdc.LSN(100 * n)}
+		tx.events = []*event{{tx: tx, part: &part{left: 1}, key: k, seq: n, sum: md5.Sum([]byte{byte(n)})}}
 		id := uuid.UUID{15: byte(n)}
 		b.ids = append(b.ids, id)
 		b.expect([]uuid.UUID{id}, tx.events)
@@ -83,7 +83,7 @@ func TestChecker(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench()
 			c.arrive(b)
-			v := judge(b.ledger, samples(c.samples), c.reasons)
+			v := judge(b.ledger, account{samples(c.samples), c.reasons})
 			if n := len(v.wrong); c.want == "" && n > 0 || c.want != "" && (n != 1 || v.wrong[c.want] == 0) {
 				t.Errorf("wrong: %v, want %q", v.wrong, c.want)
 			}
@@ -105,5 +105,38 @@ func TestPlan(t *testing.T) {
 	}
 	if len(kinds) != len(faults) {
 		t.Errorf("%d of %d kinds in a block", len(kinds), len(faults))
+	}
+}
+
+// What one shard has saved, and why its events may come again, says nothing about those
+// of another.
+func TestCheckerOfShards(t *testing.T) {
+	now := time.Now()
+	kill := []interruption{{from: now.Add(-time.Second), until: now.Add(time.Second)}}
+	saved := samples{{lsn: 250, ends: []int64{0, 0, 0, 0}}}
+	for name, c := range map[string]struct {
+		arrive        func(b *bench)
+		theirs, other account
+		want          string
+	}{
+		"a repeat after their kill":    {func(b *bench) { b.arrive(1); b.arrive(2); b.arrive(2) }, account{samples(nil), kill}, account{saved: samples(nil)}, ""},
+		"a repeat after another's":     {func(b *bench) { b.arrive(1); b.arrive(2); b.arrive(2) }, account{saved: samples(nil)}, account{samples(nil), kill}, unexpected},
+		"saved early":                  {func(b *bench) { b.arrive(1); b.arrive(2) }, account{saved: saved}, account{saved: samples(nil)}, early},
+		"saved by another in the time": {func(b *bench) { b.arrive(1); b.arrive(2) }, account{saved: samples(nil)}, account{saved: saved}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench()
+			for _, ev := range b.events {
+				ev.key.shard = 1
+			}
+			c.arrive(b)
+			v := judge(b.ledger, c.other, c.theirs)
+			if n := len(v.wrong); c.want == "" && n > 0 || c.want != "" && (n != 1 || v.wrong[c.want] == 0) {
+				t.Errorf("wrong: %v, want %q", v.wrong, c.want)
+			}
+			if v.shares[0] != 0 || v.shares[1] != 2 {
+				t.Errorf("shares %v, want all of shard 1", v.shares)
+			}
+		})
 	}
 }

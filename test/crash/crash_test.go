@@ -6,22 +6,28 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/walpost/walpost/test/harness"
 )
 
-// TestCrash breaks walpost between a real Postgres and a real Kafka.
+// TestCrash breaks walpost between a real Postgres and a real Kafka. If nothing is asked
+// for, a quarter of the faults of at-least-once hit three shards.
 func TestCrash(t *testing.T) {
 	faults := slices.Concat(processFaults, clockFaults, postgresFaults, brokerFaults, networkFaults(pgSide), networkFaults(kafkaSide),
 		pullFaults, tableFaults, spillFaults, limitFaults, poisonFaults)
 	eachGuarantee(t, func(t *testing.T, exact bool, n int) {
-		of := checkpointFaults
+		of, sharded := checkpointFaults, 0
 		if exact {
 			of = transactionFaults
 		}
-		runBlocks(t, n, mode{real: true, exact: exact}, slices.Concat(faults, of))
+		if *guarantee == "" && !exact && *shardCount == 1 {
+			sharded = n / 4
+			runBlocks(t, sharded, mode{real: true, shards: 3}, slices.Concat(faults, of))
+		}
+		runBlocks(t, n-sharded, mode{real: true, exact: exact, shards: *shardCount}, slices.Concat(faults, of))
 	})
 }
 
@@ -34,14 +40,15 @@ func TestCrashBroker(t *testing.T) {
 		if exact {
 			of = slices.Concat(faults, fakeTransactionFaults)
 		}
-		runBlocks(t, max(1, n/5), mode{exact: exact}, of)
+		runBlocks(t, max(1, n/5), mode{exact: exact, shards: *shardCount}, of)
 	})
 }
 
 // mode is what a block is about.
 type mode struct {
-	real  bool // a real broker
-	exact bool // exactly-once
+	real   bool // a real broker
+	exact  bool // exactly-once
+	shards int  // 1 for none
 }
 
 func (m mode) String() string {
@@ -51,6 +58,9 @@ func (m mode) String() string {
 	}
 	if m.exact {
 		s += ", exactly-once"
+	}
+	if m.shards > 1 {
+		s += fmt.Sprintf(", %d shards", m.shards)
 	}
 	return s
 }
@@ -81,6 +91,9 @@ func eachGuarantee(t *testing.T, run func(t *testing.T, exact bool, n int)) {
 
 func runBlocks(t *testing.T, n int, m mode, faults []fault) {
 	seed := cmp.Or(*seedFlag, uint64(time.Now().UnixNano()))
+	if m.shards > 1 {
+		faults = slices.Concat(faults, shardFaults)
+	}
 	if faults = only(t, faults); len(faults) == 0 {
 		t.Skip("no fault is called " + *onlyFaults)
 	}
@@ -88,10 +101,10 @@ func runBlocks(t *testing.T, n int, m mode, faults []fault) {
 	for block := *firstBlock; n > 0; block++ {
 		size := min(n, blockSize)
 		n -= size
-		t.Run(fmt.Sprintf("block%d", block), func(t *testing.T) {
+		t.Run(fmt.Sprintf("block%d, %s", block, m), func(t *testing.T) {
 			defer func() {
-				if t.Failed() {
-					fmt.Printf("failed: again with -run %s -guarantee %s -seed %d -block %d -faults %d\n", t.Name(), m.guarantee(), seed, block, size)
+				if test, _, _ := strings.Cut(t.Name(), "/"); t.Failed() {
+					fmt.Printf("failed: again with -run '%s$' -guarantee %s -shards %d -seed %d -block %d -faults %d\n", test, m.guarantee(), m.shards, seed, block, size)
 				}
 			}()
 			runBlock(t, newStage(t, seed, block, m), size, faults)
@@ -114,22 +127,21 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 	end := s.begin()
 	var recoveries []recovery
 	kinds := map[string]int{}
-	if !s.tmpfs {
-		faults = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return f.name == diskFull })
-	}
+	faults = s.possible(faults)
 	for i, p := range plan(faults, n, s.random(faultStream)) {
 		s.waitFor(p.moment)
 		s.ledger.begin(p.name)
 		began := time.Now()
 		s.over = time.Time{}
 		kinds[p.name]++
+		s.pick(p.seed)
 		if err := p.run(t.Context(), s, rand.New(rand.NewPCG(p.seed, 0))); err != nil {
 			s.problem("fault %d, %s: %v", i+1, p.name, err)
 		}
 		s.ended()
 		took, note := s.recover(p), ""
 		if took > slowRecovery {
-			t.Logf("slow recovery from %s; the log ends:\n%s", p.name, tail(s.main.Log()))
+			t.Logf("slow recovery from %s; the logs end:\n%s", p.name, s.logs())
 		}
 		if took > 0 {
 			recoveries = append(recoveries, recovery{p.name, took})
@@ -145,11 +157,10 @@ func runBlock(t *testing.T, s *stage, n int, faults []fault) {
 }
 
 func (s *stage) judge() verdict {
-	if !s.exact {
-		return judge(s.ledger, samples(s.sampler.samples), s.reasons)
+	if s.exact {
+		s.each(func() { judgeCommits(s.ledger, s.progress.all, s.sampler.samples) })
 	}
-	judgeCommits(s.ledger, s.progress.all, s.sampler.samples)
-	return judge(s.ledger, s.progress.all, nil)
+	return judge(s.ledger, s.accounts()...)
 }
 
 // waitFor waits for a fault's moment, which must come soon.
@@ -190,57 +201,62 @@ const (
 	slowRecovery = 2 * time.Second
 )
 
-// recover waits until an event that was written after the fault is in Kafka, and
-// returns how long after the fault's end that was. It returns 0 if the next fault
+// recover waits until an event of each shard that was written after the fault is in
+// Kafka, and returns how long after the fault's end that was. It returns 0 if the next fault
 // is to come sooner than that.
 func (s *stage) recover(p planned) time.Duration {
 	s.alive()
 	if p.hasty {
 		return 0
 	}
-	ev := s.mark()
+	marks := s.mark()
 	err := s.until(maxRecovery, "recovery from "+p.name, func() bool {
 		s.alive()
-		_, ok := s.ledger.seen(ev)
+		_, ok := s.ledger.seen(marks)
 		return ok
 	})
 	if err != nil {
-		s.problem("%v; the log ends:\n%s", err, tail(s.main.Log()))
+		s.problem("%v; the logs end:\n%s", err, s.logs())
 		s.stuck = true
 		return 0
 	}
-	at, _ := s.ledger.seen(ev)
+	at, _ := s.ledger.seen(marks)
 	return max(time.Millisecond, at.Sub(s.over))
 }
 
-// mark writes one event, as soon as the server takes it.
-func (s *stage) mark() (ev *event) {
+// mark writes one event of each shard, as soon as the server takes it.
+func (s *stage) mark() (marks []*event) {
 	s.t.Helper()
 	if err := s.until(maxRecovery, "the writer can write", func() bool {
 		return s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
-			err := t.insert(ctx, "outbox", t.rows(1, t.own))
-			ev = t.tx.events[0]
-			return err
+			var rows []row
+			for shard := range s.shards {
+				rows = append(rows, t.rows(1, func() *key { return t.ownOf(shard) })...)
+			}
+			marks = t.tx.events
+			return t.insert(ctx, "outbox", rows)
 		}) == nil
 	}); err != nil {
 		s.t.Fatal(err)
 	}
-	return ev
+	return marks
 }
 
-// finish waits until all is in Kafka, and stops walpost.
+// finish waits until all is in Kafka, and stops each walpost.
 func (s *stage) finish() {
 	s.alive()
-	ev := s.mark()
-	_ = s.until(maxRecovery, "the last event in Kafka", func() bool { _, ok := s.ledger.seen(ev); return ok })
+	marks := s.mark()
+	_ = s.until(maxRecovery, "the last events in Kafka", func() bool { _, ok := s.ledger.seen(marks); return ok })
 	_ = s.until(10*time.Second, "all in Kafka", func() bool { _, missing := s.ledger.counts(); return missing == 0 })
 	// What is missing then is lost.
-	if err := s.stop(s.main); err != nil {
-		s.problem("last stop: %v", err)
-	}
+	s.each(func() {
+		if err := s.stop(s.main); err != nil {
+			s.problem("last stop: %v", err)
+		}
+	})
 	s.readAll(s.ledger.records, s.ledger.topics...)
 	if s.exact {
-		s.readAll(s.progress.read, progressTopic)
+		s.each(func() { s.readAll(s.progress.read, progressTopic) })
 	}
 }
 
@@ -258,13 +274,13 @@ func (s *stage) readAll(read func() int64, topics ...string) {
 	}
 }
 
-// recovered waits until an event that is written now is in Kafka, for a fault that
+// recovered waits until events that are written now are in Kafka, for a fault that
 // needs to know what came before it.
 func (s *stage) recovered() error {
-	ev := s.mark()
+	marks := s.mark()
 	return s.until(maxRecovery, "recovery from the fault before", func() bool {
 		s.alive()
-		_, ok := s.ledger.seen(ev)
+		_, ok := s.ledger.seen(marks)
 		return ok
 	})
 }

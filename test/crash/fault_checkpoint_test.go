@@ -64,7 +64,7 @@ func hooked(when, deferrable, body string) func(context.Context, *stage, *rand.R
 }
 
 // slowCommits makes the commit of each save take a while on the server, and waits
-// until one is in it.
+// until one of the shard's is in it.
 func (s *stage) slowCommits(ctx context.Context) error {
 	if err := s.hook("AFTER UPDATE", "DEFERRABLE INITIALLY DEFERRED", "PERFORM pg_sleep(0.4)"); err != nil {
 		return err
@@ -76,7 +76,7 @@ func (s *stage) slowCommits(ctx context.Context) error {
 	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
 	_ = s.until(4*time.Second, "a save", func() bool {
 		var n int
-		err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'walpost' AND wait_event = 'PgSleep'").Scan(&n)
+		err := conn.QueryRow(ctx, "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event = 'PgSleep'", s.slot).Scan(&n)
 		return err == nil && n > 0
 	}) // if there is none, nothing is saved, and the fault is an ordinary cut
 	return nil

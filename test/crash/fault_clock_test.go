@@ -27,7 +27,8 @@ func clockJumps(sign time.Duration) func(context.Context, *stage, *rand.Rand) er
 		if err := s.recovered(); err != nil {
 			return err
 		}
-		before := len(s.main.Log())
+		before := map[*instance]int{}
+		s.each(func() { before[s.main] = len(s.main.Log()) })
 		for range 5 + r.IntN(20) {
 			if err := s.clock.set(sign * one(r, time.Second, 5*time.Second, time.Minute, time.Hour, 365*24*time.Hour)); err != nil {
 				return err
@@ -41,8 +42,10 @@ func clockJumps(sign time.Duration) func(context.Context, *stage, *rand.Rand) er
 		}
 		s.ended()
 		err := s.recovered()
-		if since := s.main.Log()[before:]; strings.Contains(since, "interrupted") {
-			err = errors.Join(err, fmt.Errorf("the stream ended though only the clock was moved:\n%s", tail(since)))
+		for i, n := range before {
+			if since := i.Log()[n:]; strings.Contains(since, "interrupted") {
+				err = errors.Join(err, fmt.Errorf("%s: the stream ended though only the clock was moved:\n%s", i.name, tail(since)))
+			}
 		}
 		return err
 	}

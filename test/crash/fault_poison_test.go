@@ -5,6 +5,7 @@ import (
 	"crypto/md5" //nolint:gosec // compares bytes; nobody attacks
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -23,18 +24,18 @@ var poisonFaults = []fault{
 }
 
 const (
-	deadLetterTopic = slotName + ".dead-letters"
-
 	// oversize is what a row has of random bytes, in base64: more than a topic takes, also
 	// compressed. It takes raisedLimit.
 	oversize    = 1_200_000
 	raisedLimit = "3000000"
 )
 
-// createDeadLetterTopic makes the topic as an operator would.
-func (s *stage) createDeadLetterTopic(admin *kadm.Client) error {
+// createDeadLetterTopics makes each shard's topic as an operator would.
+func (s *stage) createDeadLetterTopics(admin *kadm.Client) error {
 	forever, large := "-1", "10000000"
-	res, err := admin.CreateTopics(s.t.Context(), 1, 1, map[string]*string{"retention.ms": &forever, "max.message.bytes": &large}, deadLetterTopic)
+	var topics []string
+	s.each(func() { topics = append(topics, s.slot+".dead-letters") })
+	res, err := admin.CreateTopics(s.t.Context(), 1, 1, map[string]*string{"retention.ms": &forever, "max.message.bytes": &large}, topics...)
 	if err == nil {
 		err = res.Error()
 	}
@@ -44,18 +45,26 @@ func (s *stage) createDeadLetterTopic(admin *kadm.Client) error {
 // grave is what a fault has written that is poison, and events that wait behind it.
 type grave struct {
 	key     *key
+	other   *key // of the row without a topic
 	retried bool
-	ids     []string          // of the rows that are poison
-	bytes   map[string]string // their payloads
+	dead    []dead
+}
+
+// dead is a row that is poison.
+type dead struct {
+	id, payload string
+	shard       int
 }
 
 // poison writes an oversize row with events of its key behind it, one without a key, and
 // one without a topic. Walpost is killed, or stopped, or not; then each of them must be
-// a dead letter with its bytes. What is retried or discarded after that, with a kill in
+// a dead letter of its shard, with its bytes. What is retried or discarded after that, with a kill in
 // the midst of it where nothing may come again, leaves the events behind it in order,
 // which the ledger sees.
 func poison(ctx context.Context, s *stage, r *rand.Rand, action string) error {
-	g := &grave{key: &key{name: fmt.Sprintf("poison-%d", r.Uint64()), route: "0"}, retried: action == "retry"}
+	keys := s.writer.keys(fmt.Sprintf("poison-%d", r.Uint64()), 2)
+	g := &grave{key: keys[0], other: keys[1], retried: action == "retry"}
+	s.shard = s.all[g.key.shard]
 	if err := s.writeSurely(func(ctx context.Context, t *txn) error { return g.write(ctx, t) }); err != nil {
 		return err
 	}
@@ -85,12 +94,22 @@ func poison(ctx context.Context, s *stage, r *rand.Rand, action string) error {
 	if err := s.succeeds(asked); err != nil {
 		return err
 	}
-	if err := s.succeeds(s.dlq("discard", "--all", "--with-parked", "--wait", "40s")); err != nil {
+	var err error
+	s.each(func() {
+		err = errors.Join(err, s.succeeds(s.dlq("discard", "--all", "--with-parked", "--wait", "40s")))
+	})
+	if err != nil {
 		return err
 	}
 	if err := s.configureTopic(ctx, kadm.AlterConfig{Op: kadm.DeleteConfig, Name: "max.message.bytes"}); err != nil {
 		return err
 	}
+	s.each(func() { err = errors.Join(err, s.noneDead()) })
+	return err
+}
+
+// noneDead wants the shard to have no dead letters.
+func (s *stage) noneDead() error {
 	list := s.dlq("list")
 	if err := s.succeeds(list); err != nil {
 		return err
@@ -129,9 +148,12 @@ func (s *stage) writeSurely(fn func(ctx context.Context, t *txn) error) error {
 	return nil
 }
 
+// keyless is the shard of an event without a key.
+const keyless = 0
+
 // write writes what is poison, and events of the key around the oversize one.
 func (g *grave) write(ctx context.Context, t *txn) error {
-	g.ids, g.bytes = nil, map[string]string{} // it may be tried again
+	g.dead = nil // it may be tried again
 	mine := func() *key { return g.key }
 	rows := t.rows(2, mine)
 	random := make([]byte, oversize)
@@ -148,24 +170,24 @@ func (g *grave) write(ctx context.Context, t *txn) error {
 		large.id = t.newID().String()
 	}
 	large.payload = &fill
-	g.note(large.id, fill)
+	g.dead = append(g.dead, dead{large.id, fill, g.key.shard})
 	rows = append(rows, large)
 	if err := t.insert(ctx, "outbox", append(rows, g.parked(t, 3)...)); err != nil {
 		return err
 	}
-	for _, bad := range []string{"NULL, '0'", "'k', 'no/topic'"} {
-		id, payload := t.newID().String(), "poison "+bad
-		g.note(id, payload)
-		if _, err := t.conn.Exec(ctx, "INSERT INTO outbox (id, aggregateid, aggregatetype, type, payload, seq) VALUES ($1::text::uuid, "+bad+", $2, $3, -1)", id, eventType, payload); err != nil {
+	for _, bad := range []struct {
+		key   *string
+		route string
+		shard int
+	}{{nil, "0", keyless}, {&g.other.name, "no/topic", g.other.shard}} {
+		d := dead{t.newID().String(), "poison of route " + bad.route, bad.shard}
+		g.dead = append(g.dead, d)
+		if _, err := t.conn.Exec(ctx, "INSERT INTO outbox (id, aggregateid, aggregatetype, type, payload, seq) VALUES ($1::text::uuid, $2, $3, $4, $5, -1)",
+			d.id, bad.key, bad.route, eventType, d.payload); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (g *grave) note(id, payload string) {
-	g.ids = append(g.ids, id)
-	g.bytes[id] = payload
 }
 
 // park writes n events that must wait.
@@ -181,29 +203,41 @@ func (g *grave) parked(t *txn, n int) []row {
 	return rows
 }
 
-// checkDead wants each poison row to be a dead letter, with its bytes.
-func (s *stage) checkDead(g *grave) error {
-	for _, id := range g.ids {
-		p := s.dlq("show", id, "-o", "json")
-		if err := s.succeeds(p); err != nil {
-			return err
+// checkDead wants each poison row to be a dead letter of its shard and of no other.
+func (s *stage) checkDead(g *grave) (err error) {
+	s.each(func() {
+		for _, d := range g.dead {
+			p := s.dlq("show", d.id, "-o", "json")
+			if s.shard == s.all[d.shard] {
+				err = errors.Join(err, s.shows(p, d))
+			} else if s.succeeds(p) == nil || !strings.Contains(p.Log(), "no dead letter has") {
+				err = errors.Join(err, fmt.Errorf("dead letter %s of %s in slot %s: %.2000s", d.id, s.all[d.shard].slot, s.slot, tail(p.Log())))
+			}
 		}
-		var shown struct {
-			Payload []byte `json:"payload_base64"`
-		}
-		if err := json.Unmarshal([]byte(p.Log()), &shown); err != nil {
-			return fmt.Errorf("dead letter %s: %w", id, err)
-		}
-		if string(shown.Payload) != g.bytes[id] {
-			return fmt.Errorf("dead letter %s has %d bytes, want the %d of the row", id, len(shown.Payload), len(g.bytes[id]))
-		}
+	})
+	return err
+}
+
+// shows wants the command to print the row's bytes.
+func (s *stage) shows(p *harness.Process, d dead) error {
+	if err := s.succeeds(p); err != nil {
+		return err
+	}
+	var shown struct {
+		Payload []byte `json:"payload_base64"`
+	}
+	if err := json.Unmarshal([]byte(p.Log()), &shown); err != nil {
+		return fmt.Errorf("dead letter %s: %w", d.id, err)
+	}
+	if string(shown.Payload) != d.payload {
+		return fmt.Errorf("dead letter %s has %d bytes, want the %d of the row", d.id, len(shown.Payload), len(d.payload))
 	}
 	return nil
 }
 
-// dlq starts a command of walpost dlq, past the link.
+// dlq starts a command of walpost dlq for the shard, past the link.
 func (s *stage) dlq(args ...string) *harness.Process {
-	return harness.Start(s.t, s.binary, append(s.env, "WALPOST_KAFKA_BROKERS="+strings.Join(s.brokers, ",")), append([]string{"dlq"}, args...)...)
+	return harness.Start(s.t, s.binary, append(s.settings(), "WALPOST_KAFKA_BROKERS="+strings.Join(s.brokers, ",")), append([]string{"dlq"}, args...)...)
 }
 
 func (s *stage) succeeds(p *harness.Process) error {

@@ -18,10 +18,13 @@ var postgresFaults = []fault{
 	}},
 	{"Postgres: fast restart", 1, restartPostgres(testenv.Fast)},
 	{"Postgres: immediate restart", 1, restartPostgres(testenv.Immediate)},
-	{"Postgres: walsender terminated", 8, terminated("application_name = 'walpost' AND backend_type = 'walsender'")},
-	{"Postgres: other sessions terminated", 6, terminated("application_name = 'walpost' AND backend_type = 'client backend'")},
-	{"Postgres: all sessions terminated", 4, terminated("application_name IN ('walpost', '" + writerName + "')")},
+	{"Postgres: walsender terminated", 8, terminated(walposts + " AND backend_type = 'walsender'")},
+	{"Postgres: other sessions terminated", 6, terminated(walposts + " AND backend_type = 'client backend'")},
+	{"Postgres: all sessions terminated", 4, terminated("(" + walposts + " OR application_name = '" + writerName + "')")},
 }
+
+// walposts are the sessions of all shards.
+const walposts = `application_name LIKE '` + slotName + `%'`
 
 // restartPostgres is bounded: a fast shutdown waits for the walsender, and must
 // not be held up by walpost.

@@ -24,11 +24,11 @@ const (
 	pullEnds   = "backlog pulled"
 )
 
-// querying waits for a session of walpost whose query, which runs or was its last,
+// querying waits for a session of the shard's walpost whose query, which runs or was its last,
 // has a text in it.
 func querying(text string) func(ctx context.Context, s *stage, conn *pgx.Conn) bool {
-	return func(ctx context.Context, _ *stage, conn *pgx.Conn) (found bool) {
-		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = 'walpost' AND position($1 IN query) > 0)", text).Scan(&found)
+	return func(ctx context.Context, s *stage, conn *pgx.Conn) (found bool) {
+		err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND position($2 IN query) > 0)", s.slot, text).Scan(&found)
 		return err == nil && found
 	}
 }

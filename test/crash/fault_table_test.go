@@ -85,7 +85,7 @@ func (s *stage) turnTo(next int, r *rand.Rand) error {
 func strangerAttached(ctx context.Context, s *stage, r *rand.Rand) error {
 	next := s.lanes + 1
 	table := fmt.Sprintf("outbox_parts_%d", next)
-	if err := s.sql(createPartition(next), "ALTER PUBLICATION walpost ADD TABLE "+table); err != nil {
+	if err := s.sql(append([]string{createPartition(next)}, s.published("ADD TABLE "+table)...)...); err != nil {
 		return err
 	}
 	for _, n := range []int{5, 500} { // the last is streamed before its commit
@@ -106,7 +106,7 @@ func strangerAttached(ctx context.Context, s *stage, r *rand.Rand) error {
 			return err
 		}
 	}
-	if err := s.sql(attachPartition(next), unpublish(table)); err != nil {
+	if err := s.sql(append([]string{attachPartition(next)}, s.unpublish(table)...)...); err != nil {
 		return err
 	}
 	return s.turnTo(next, r)
@@ -115,7 +115,7 @@ func strangerAttached(ctx context.Context, s *stage, r *rand.Rand) error {
 // unpublish takes a partition out of the publication for itself; it stays in it as a
 // part of its root. Else its rows would be none of the outbox's as soon as it is
 // detached, which is not promised: see docs/guarantees.md.
-func unpublish(table string) string { return "ALTER PUBLICATION walpost DROP TABLE " + table }
+func (s *stage) unpublish(table string) []string { return s.published("DROP TABLE " + table) }
 
 // attachedInTransaction writes to a table, attaches it and writes on in the same
 // transaction, which is streamed before its commit.
@@ -125,7 +125,7 @@ func attachedInTransaction(ctx context.Context, s *stage, r *rand.Rand) error {
 	before, after := 1+r.IntN(400), 1+r.IntN(400)
 	err := s.until(maxRecovery, "the writer can write", func() bool {
 		return s.probe.write(ctx, func(ctx context.Context, t *txn) error {
-			for _, sql := range []string{createPartition(next), "ALTER PUBLICATION walpost ADD TABLE " + table} {
+			for _, sql := range append([]string{createPartition(next)}, s.published("ADD TABLE "+table)...) {
 				if _, err := t.conn.Exec(ctx, sql); err != nil {
 					return err
 				}
@@ -140,7 +140,7 @@ func attachedInTransaction(ctx context.Context, s *stage, r *rand.Rand) error {
 		}) == nil
 	})
 	if err == nil {
-		err = s.sql(unpublish(table))
+		err = s.sql(s.unpublish(table)...)
 	}
 	if err != nil {
 		return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -116,7 +117,7 @@ func idTaken(ctx context.Context, s *stage, _ *rand.Rand) error {
 		return err
 	}
 	for _, id := range listed.TransactionalIDs() {
-		if id == "neighbour" {
+		if !strings.HasSuffix(id, "-"+s.slot) {
 			continue
 		}
 		cl := newClient(s.t, s.brokers, kgo.TransactionalID(id))

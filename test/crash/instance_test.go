@@ -43,18 +43,21 @@ var choices = []choice{
 // fault.
 var transactionTimeouts = choice{"KAFKA_TRANSACTION_TIMEOUT", []string{"2s", "1m"}}
 
-// start starts an instance, with settings that take the place of those that the seed
+// start starts an instance of the shard, with settings that take the place of those that the seed
 // chooses.
 func (s *stage) start(settings ...string) *instance {
 	s.t.Helper()
 	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-	n := len(s.instances)
-	i := &instance{pg: s.pgLinks[n%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d", n+1)}
+	i := &instance{pg: s.pgLinks[s.started%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d of slot %s", len(s.instances)+1, s.slot)}
+	s.started++
 	dsn := s.pgURL()
 	dsn.Host, dsn.User = i.pg.Addr(), url.UserPassword(roleName, rolePassword)
-	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.env...)
+	query := dsn.Query()
+	query.Set("application_name", s.slot)
+	dsn.RawQuery = query.Encode()
+	env := append([]string{"WALPOST_ADMIN_LISTEN=" + i.admin, "WALPOST_POSTGRES_DSN=" + dsn.String()}, s.settings()...)
 	chosen := choices
 	if s.exact {
 		chosen = append(slices.Clone(choices), transactionTimeouts)
@@ -90,7 +93,7 @@ func (s *stage) waitReady(i *instance) {
 	}
 }
 
-// standby starts an instance that waits for the slot while the main one owns it.
+// standby starts an instance that waits for the shard's slot while the main one owns it.
 func (s *stage) standby() (*instance, error) {
 	if err := s.recovered(); err != nil {
 		return nil, err
@@ -137,7 +140,12 @@ func (s *stage) kill(i *instance) error {
 func (s *stage) stop(i *instance) error {
 	i.asked = true
 	begun := time.Now()
-	i.Signal(syscall.SIGTERM)
+	stop(i)
+	return s.stopped(i, begun)
+}
+
+// stopped waits for the end of an instance that was asked to stop.
+func (s *stage) stopped(i *instance, begun time.Time) error {
 	code, err := s.await(i, 30*time.Second)
 	if err != nil {
 		return err
@@ -150,11 +158,13 @@ func (s *stage) stop(i *instance) error {
 	return nil
 }
 
-// restart replaces the main instance, which has ended.
+// restart replaces the shard's main instance, which has ended.
 func (s *stage) restart(settings ...string) { s.main = s.start(settings...) }
 
-// alive notes an instance that ended unasked, and replaces it.
-func (s *stage) alive() {
+// alive notes instances that ended unasked, and replaces them.
+func (s *stage) alive() { s.each(s.mainAlive) }
+
+func (s *stage) mainAlive() {
 	select {
 	case <-s.main.Exited():
 	default:

@@ -21,6 +21,7 @@ import (
 type key struct {
 	name  string
 	route string
+	shard int
 	next  int64 // owned by who may write the key
 
 	last int64 // highest number seen; guarded by ledger.mu
@@ -29,6 +30,7 @@ type key struct {
 // event is one outbox row that was, or is about to be, committed.
 type event struct {
 	tx   *transaction
+	part *part
 	key  *key
 	seq  int64
 	sum  harness.Digest
@@ -51,7 +53,10 @@ type transaction struct {
 	after     cdc.LSN // end of WAL behind it; zero until it is known to have committed
 	committed int64   // Unix ms when the writer knew
 	events    []*event
+}
 
+// part is what one shard publishes of a transaction.
+type part struct {
 	last int64 // append time of the last of its first records; guarded by ledger.mu
 	left int   // events not seen; guarded by ledger.mu
 }
@@ -207,8 +212,8 @@ func (l *ledger) record(rec *kgo.Record) {
 	if ev.visible = at; l.committed {
 		ev.visible = max(at, time.Now().UnixMilli()) // it waited for the commit
 	}
-	ev.tx.left--
-	ev.tx.last = max(ev.tx.last, at)
+	ev.part.left--
+	ev.part.last = max(ev.part.last, at)
 	if ev.key.last > ev.seq {
 		l.fault(reordered, at, "%s, key %s, seq %d after %d", id, ev.key.name, ev.seq, ev.key.last)
 	}
@@ -269,11 +274,18 @@ func header(rec *kgo.Record, name string) (string, bool) {
 	return "", false
 }
 
-// seen reports whether the event can be read from Kafka, and since when.
-func (l *ledger) seen(ev *event) (time.Time, bool) {
+// seen reports whether all of the events can be read from Kafka, and since when.
+func (l *ledger) seen(events []*event) (time.Time, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return time.UnixMilli(ev.visible), ev.seen > 0
+	var last int64
+	for _, ev := range events {
+		if ev.seen == 0 {
+			return time.Time{}, false
+		}
+		last = max(last, ev.visible)
+	}
+	return time.UnixMilli(last), true
 }
 
 // counts returns how many events are committed, and how many of these are not in

@@ -26,7 +26,8 @@ var (
 	faultCount = flag.Int("faults", 20, "how many faults; those of the in-process broker are a fifth more")
 	seedFlag   = flag.Uint64("seed", 0, "seed of the plan and of the writer; 0 takes one from the clock")
 	firstBlock = flag.Int("block", 0, "number of the first block, to go on where a run stopped")
-	guarantee  = flag.String("guarantee", "", "at-least-once or exactly-once; empty for both, with a quarter less faults in the second")
+	guarantee  = flag.String("guarantee", "", "at-least-once or exactly-once; empty for both, with a quarter less faults in the second, and a quarter of the first with shards")
+	shardCount = flag.Int("shards", 1, "how many walposts share the keys")
 	onlyFaults = flag.String("only", "", "regular expression: faults to take, all others are left out")
 )
 

@@ -2,8 +2,10 @@ package crash
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"regexp"
+	"strings"
 	"testing"
 	"time"
 )
@@ -79,6 +81,21 @@ func only(t *testing.T, faults []fault) []fault {
 			kept = append(kept, f)
 		}
 	}
+	return kept
+}
+
+// possible leaves out the faults that the stage cannot have, and prints which. With shards
+// each of the others has its sense.
+func (s *stage) possible(faults []fault) (kept []fault) {
+	var left []string
+	for _, f := range faults {
+		if f.name == diskFull && !s.tmpfs {
+			left = append(left, "; "+f.name+": there is no file system to fill")
+			continue
+		}
+		kept = append(kept, f)
+	}
+	fmt.Printf("FIGURES crash, %s: %d kinds of fault, %d left out%s\n", s.mode, len(kept), len(left), strings.Join(left, ""))
 	return kept
 }
 

@@ -96,7 +96,7 @@ func TestCheckerOfCommits(t *testing.T) {
 			s := newSaving(t)
 			c.happen(s)
 			judgeCommits(s.ledger, s.progress.all, c.samples)
-			v := judge(s.ledger, s.progress.all, nil)
+			v := judge(s.ledger, account{saved: s.progress.all})
 			if n := len(v.wrong); c.want == "" && n > 0 || c.want != "" && (n != 1 || v.wrong[c.want] == 0) {
 				t.Errorf("wrong: %v, want %q", v.wrong, c.want)
 			}
@@ -112,7 +112,7 @@ func TestMarkersAreRead(t *testing.T) {
 		b.record(&kgo.Record{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Attrs: kgo.NewRecordAttrs(kgo.RecordAttrsOpts{Transactional: true, Control: true})})
 		r.Offset++
 	})
-	if v, n := judge(b.ledger, samples(nil), nil), b.records(); len(v.wrong) > 0 || n != 3 {
+	if v, n := judge(b.ledger, account{saved: samples(nil)}), b.records(); len(v.wrong) > 0 || n != 3 {
 		t.Errorf("wrong: %v; read %d offsets, want 3", v.wrong, n)
 	}
 }

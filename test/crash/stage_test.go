@@ -2,11 +2,14 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -14,23 +17,26 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/test/harness"
 )
 
-// stage is one block's servers, its walpost and what watches them. It belongs to
+// stage is one block's servers, its walposts and what watches them. It belongs to
 // the test's goroutine.
 type stage struct {
 	mode
+	*shard // the one of all that is picked
+	all    []*shard
+
 	t    testing.TB
 	seed uint64
 	n    int // number of the block
 	rng  *rand.Rand
 
-	pg      *testenv.PostgresServer
-	pgLinks [2]*harness.Link // instances take turns, so that one can be cut off from its successor
+	pg *testenv.PostgresServer
 
 	kafka     *testenv.KafkaServer // nil for the in-process broker
 	kafkaLink *harness.Link        // nil for the in-process broker
@@ -38,7 +44,6 @@ type stage struct {
 	brokers   []string             // past the link
 
 	dsn    string // past the link, of a superuser
-	slot   string
 	spill  string // folder
 	tmpfs  bool   // spill is a small file system of its own
 	rooted bool   // the publication publishes partitions as their root
@@ -47,15 +52,11 @@ type stage struct {
 	binary string
 	env    []string
 
-	ledger   *ledger
-	writer   *writer
-	sampler  *sampler
-	progress *progress // of exactly-once
-	probe    *session
+	ledger *ledger
+	writer *writer
+	probe  *session
 
-	main      *instance
-	instances []*instance
-	reasons   []interruption
+	instances []*instance // of all shards
 	problems  []string
 	over      time.Time // when the last fault ended
 	stuck     bool      // walpost did not recover
@@ -85,15 +86,17 @@ const setupSQL = `
 	CREATE TABLE outbox_parts_0 PARTITION OF outbox_parts FOR VALUES IN (0);
 	CREATE TABLE other (id uuid, aggregatetype text, aggregateid text, type text, payload text, seq bigint);
 	CREATE TABLE busy (n bigint, note text);
-	CREATE TABLE written (name text PRIMARY KEY);
-	CREATE PUBLICATION walpost FOR TABLE outbox, outbox_parts, other WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = %t)`
+	CREATE TABLE written (name text PRIMARY KEY)`
+
+// publicationSQL publishes more than walpost needs.
+const publicationSQL = `CREATE PUBLICATION walpost FOR TABLE outbox, outbox_parts, other WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = %t)`
 
 // newStage starts a block's servers. Its table's shape comes from the seed.
 func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 	t.Helper()
-	s := &stage{mode: m, t: t, seed: seed, n: n, slot: slotName, spill: t.TempDir(), progress: newProgress(slotName, m.real)}
+	s := &stage{mode: m, t: t, seed: seed, n: n, spill: t.TempDir()}
 	s.rng = s.random(0)
-	s.rooted = s.rng.IntN(2) == 0
+	s.rooted = s.rng.IntN(2) == 0 || m.shards > 1 // a root's row filter does not hold for what is published by itself
 	s.pg = envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{
 		"wal_sender_timeout": senderTimeout.String(), "logical_decoding_work_mem": "64kB", "synchronous_commit": "on",
 		"max_wal_size": "4GB", "log_min_messages": "fatal",
@@ -110,17 +113,11 @@ func newStage(t testing.TB, seed uint64, n int, m mode) *stage {
 	}
 	s.ledger = newLedger([]string{"crash-0", "crash-1"}, topicPartitions)
 	s.ledger.committed = s.exact
+	s.newShards()
 	s.createTopics()
-	if err := s.sql(fmt.Sprintf(setupSQL, s.rooted)); err != nil {
-		t.Fatal(err)
-	}
-	for i := range s.pgLinks {
-		s.pgLinks[i] = harness.NewLink(t, "postgres")
-		s.pgLinks[i].To(t, s.pgURL().Host)
-	}
 	s.build()
 	s.configure()
-	s.makeRole()
+	s.initialize()
 	return s
 }
 
@@ -140,17 +137,25 @@ func (s *stage) build() {
 // rights than it needs.
 const roleName, rolePassword = "relay", "x"
 
-func (s *stage) makeRole() {
-	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
+// initialize makes the tables, and has walpost make the rest: the publications too if
+// there are shards.
+func (s *stage) initialize() {
+	before, after := []string{setupSQL, fmt.Sprintf(publicationSQL, s.rooted)}, []string{"ALTER ROLE " + roleName + " PASSWORD '" + rolePassword + "'"}
+	args := []string{"init", "--no-table", "--role", roleName}
+	if s.shards > 1 {
+		before, after = before[:1], append(after, s.published("ADD TABLE other")...)
+		args = append(args, "--shards", strconv.Itoa(s.shards))
+	}
+	if err := errors.Join(os.MkdirAll(s.spillDir(), 0o700), s.sql(before...)); err != nil {
 		s.t.Fatal(err)
 	}
-	init := harness.Start(s.t, s.binary, append([]string{"WALPOST_POSTGRES_DSN=" + s.dsn}, s.env...), "init", "--no-table", "--role", roleName)
+	init := harness.Start(s.t, s.binary, append([]string{"WALPOST_POSTGRES_DSN=" + s.dsn}, s.env...), args...)
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
 	if code, err := init.Wait(ctx); err != nil || code != 0 {
 		s.t.Fatalf("walpost init: exit %d, %v\n%s", code, err, init.Log())
 	}
-	if err := s.sql("ALTER ROLE " + roleName + " PASSWORD '" + rolePassword + "'"); err != nil {
+	if err := s.sql(after...); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -178,7 +183,7 @@ func (s *stage) createTopics() {
 		err = res.Error()
 	}
 	if err == nil && s.real {
-		err = s.createDeadLetterTopic(admin)
+		err = s.createDeadLetterTopics(admin)
 	}
 	if err != nil {
 		s.t.Fatal(err)
@@ -192,7 +197,7 @@ func (s *stage) configure() {
 		brokers = []string{s.kafkaLink.Addr()}
 	}
 	s.env = []string{
-		"WALPOST_POSTGRES_SLOT=" + s.slot,
+		"WALPOST_POSTGRES_SLOT=" + slotName,
 		"WALPOST_OUTBOX_TABLE=public.outbox,public.outbox_parts", "WALPOST_OUTBOX_TOPIC=crash-${routedByValue}",
 		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
@@ -228,21 +233,22 @@ const (
 	faultStream  = 1 << 16
 )
 
-// begin starts walpost, the writer, and those who look on. The function that it
+// begin starts each walpost, the writer, and those who look on. The function that it
 // returns ends them and waits.
 func (s *stage) begin() (end func()) {
 	ctx, cancel := context.WithCancel(s.t.Context())
-	s.writer = newWriter(s.dsn, s.ledger)
+	s.writer = newWriter(s.dsn, s.ledger, s.shardsOf)
 	s.probe = s.writer.session(0, s.random(writerStream-1))
-	s.sampler = &sampler{
-		slot: s.slot, ledger: s.ledger, admin: kadm.NewClient(newClient(s.t, s.brokers)),
-		exact: s.exact, topics: s.ledger.topics, partitions: topicPartitions,
+	for shard := range s.all {
+		if !slices.ContainsFunc(s.probe.keys, func(k *key) bool { return k.shard == shard }) {
+			s.t.Fatalf("-shards %d: the writer has no key of shard %d", s.shards, shard)
+		}
 	}
-	if s.exact {
-		s.sampler.topics, s.sampler.partitions = []string{progressTopic}, 1
-	}
-	s.main = s.start()
-	s.waitReady(s.main)
+	s.each(func() {
+		s.sampler = s.newSampler()
+		s.main = s.start()
+	})
+	s.each(func() { s.waitReady(s.main) })
 
 	lookCtx, stopLooking := context.WithCancel(s.t.Context())
 	var writing, looking sync.WaitGroup
@@ -250,9 +256,17 @@ func (s *stage) begin() (end func()) {
 	looking.Go(func() { read(lookCtx, events, s.ledger.record) })
 	if s.exact {
 		positions := newConsumer(s.t, s.brokers, true, progressTopic)
-		looking.Go(func() { read(lookCtx, positions, s.progress.record) })
+		looking.Go(func() {
+			read(lookCtx, positions, func(rec *kgo.Record) {
+				for _, sh := range s.all {
+					sh.progress.record(rec)
+				}
+			})
+		})
 	}
-	looking.Go(func() { s.sampler.run(lookCtx, s.dsn) })
+	for _, sh := range s.all {
+		looking.Go(func() { sh.sampler.run(lookCtx, s.dsn) })
+	}
 	writing.Go(func() { s.writer.run(ctx, func(n uint64) *rand.Rand { return s.random(writerStream + n) }) })
 	return func() {
 		cancel()
@@ -271,7 +285,7 @@ func (s *stage) sql(statements ...string) error {
 	return execute(ctx, s.dsn, statements...)
 }
 
-// checkpoint returns what is saved and confirmed now. Of exactly-once it may be what
+// checkpoint returns what the shard has saved and confirmed now. Of exactly-once it may be what
 // was saved a moment ago.
 func (s *stage) checkpoint() (checkpoint, error) {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
@@ -297,13 +311,6 @@ func (s *stage) problem(format string, args ...any) {
 
 // terminate ends server processes that a condition on pg_stat_activity selects.
 func (s *stage) terminate(where string, args ...any) (n int, err error) {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
-	defer cancel()
-	conn, err := connect(ctx, s.dsn)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { _ = conn.Close(context.WithoutCancel(ctx)) }()
-	err = conn.QueryRow(ctx, "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "+where, args...).Scan(&n)
+	err = s.query("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND "+where, args, &n)
 	return n, err
 }

@@ -8,7 +8,7 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// interruption is why events may come again: a crash, a take-over, or a stop
+// interruption is why events of a shard may come again: a crash, a take-over, or a stop
 // whose drain ran out.
 type interruption struct {
 	why   string
@@ -37,13 +37,14 @@ func (i interruption) explains(r repeat) bool {
 	case r.ev.tx.after != 0 && r.ev.tx.after <= i.saved:
 		return false
 	}
-	return i.whole.IsZero() || r.ev.tx.left > 0 || r.ev.tx.last >= i.whole.UnixMilli()
+	return i.whole.IsZero() || r.ev.part.left > 0 || r.ev.part.last >= i.whole.UnixMilli()
 }
 
 // verdict is what a block has shown.
 type verdict struct {
 	events   int
-	repeated int // explained
+	shares   []int // of the events, by shard
+	repeated int   // explained
 	wrong    map[string]int
 	examples []string
 	inFlight int // faults that hit an event between its commit and Kafka
@@ -56,32 +57,40 @@ type saves interface {
 	early(ev *event) (cdc.LSN, bool)
 }
 
-// judge compares the ledger with the positions that were saved and with the
-// interruptions, of which there are none where nothing may come again. The reader,
-// the writer and the sampler must have ended.
-func judge(l *ledger, saved saves, reasons []interruption) verdict {
+// account is what a shard has saved, and its interruptions, of which there are none
+// where nothing may come again.
+type account struct {
+	saved   saves
+	reasons []interruption
+}
+
+// judge compares the ledger with each shard's account. The reader, the writer and the
+// samplers must have ended.
+func judge(l *ledger, shards ...account) verdict {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	shares := make([]int, len(shards))
 	hit := make([]bool, len(l.faults))
 	for id, ev := range l.events {
+		shares[ev.key.shard]++
 		if ev.seen == 0 {
 			l.fault(lost, ev.tx.committed, "%s, key %s seq %d, committed between %s and %s", id, ev.key.name, ev.seq, ev.tx.before, ev.tx.after)
 			continue
 		}
 		markHits(hit, l.faults, ev)
-		if lsn, wrong := saved.early(ev); wrong && !ev.parked {
+		if lsn, wrong := shards[ev.key.shard].saved.early(ev); wrong && !ev.parked {
 			l.fault(early, ev.at, "%s, key %s seq %d, committed before %s, came after %s was saved", id, ev.key.name, ev.seq, ev.tx.after, lsn)
 		}
 	}
 	explained := 0
 	for _, r := range l.repeats {
-		if slices.ContainsFunc(reasons, func(i interruption) bool { return i.explains(r) }) {
+		if slices.ContainsFunc(shards[r.ev.key.shard].reasons, func(i interruption) bool { return i.explains(r) }) {
 			explained++
 			continue
 		}
 		l.fault(unexpected, r.at, "%s, key %s seq %d, committed before %s: first at %s, again at %s", r.id, r.ev.key.name, r.ev.seq, r.ev.tx.after, timeOfDay(r.ev.at), timeOfDay(r.at))
 	}
-	v := verdict{events: len(l.events), repeated: explained, wrong: l.wrong, examples: l.examples}
+	v := verdict{events: len(l.events), shares: shares, repeated: explained, wrong: l.wrong, examples: l.examples}
 	for _, h := range hit {
 		if h {
 			v.inFlight++

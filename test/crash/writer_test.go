@@ -26,16 +26,27 @@ const eventType = "Changed"
 type writer struct {
 	dsn    string
 	ledger *ledger
-	shared []*key       // of all sessions, each locked while it is written
-	lane   atomic.Int64 // the partition of outbox_parts that takes rows
+	split  func(keys []string) []int // returns whose shard's they are
+	shared []*key                    // of all sessions, each locked while it is written
+	lane   atomic.Int64              // the partition of outbox_parts that takes rows
 }
 
-func newWriter(dsn string, l *ledger) *writer {
-	w := &writer{dsn: dsn, ledger: l}
-	for i := range 8 {
-		w.shared = append(w.shared, &key{name: fmt.Sprintf("shared-%d", i), route: strconv.Itoa(i % 2)})
-	}
+func newWriter(dsn string, l *ledger, split func([]string) []int) *writer {
+	w := &writer{dsn: dsn, ledger: l, split: split}
+	w.shared = w.keys("shared", 8)
 	return w
+}
+
+// keys makes n keys.
+func (w *writer) keys(name string, n int) []*key {
+	names, keys := make([]string, n), make([]*key, n)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s-%d", name, i)
+	}
+	for i, shard := range w.split(names) {
+		keys[i] = &key{name: names[i], route: strconv.Itoa(i % 2), shard: shard}
+	}
+	return keys
 }
 
 // session is one connection that writes. It belongs to one goroutine.
@@ -53,11 +64,7 @@ type session struct {
 const ownKeys = 24
 
 func (w *writer) session(n uint32, rng *rand.Rand) *session {
-	s := &session{w: w, n: n, rng: rng}
-	for i := range ownKeys {
-		s.keys = append(s.keys, &key{name: fmt.Sprintf("own-%d-%d", n, i), route: strconv.Itoa(i % 2)})
-	}
-	return s
+	return &session{w: w, n: n, rng: rng, keys: w.keys(fmt.Sprintf("own-%d", n), ownKeys)}
 }
 
 // connect returns the connection, a new one if need be.
@@ -138,7 +145,14 @@ func (s *session) broken(err error) error {
 // commit commits and settles the ledger. Whether a COMMIT that was not answered
 // took effect is asked of the server.
 func (t *txn) commit(ctx context.Context, xid string) error {
-	t.tx.left = len(t.tx.events)
+	parts := map[int]*part{}
+	for _, ev := range t.tx.events {
+		if parts[ev.key.shard] == nil {
+			parts[ev.key.shard] = &part{}
+		}
+		ev.part = parts[ev.key.shard]
+		ev.part.left++
+	}
 	t.w.ledger.expect(t.ids, t.tx.events)
 	committed := true
 	var after string
@@ -262,6 +276,15 @@ func (t *txn) isShared(k *key) bool {
 }
 
 func (s *session) own() *key { return s.keys[s.rng.IntN(len(s.keys))] }
+
+// ownOf is one of a shard's, which must have some.
+func (s *session) ownOf(shard int) *key {
+	for {
+		if k := s.own(); k.shard == shard {
+			return k
+		}
+	}
+}
 
 // newID counts, so that the same run makes the same ids.
 func (s *session) newID() (id uuid.UUID) {
