@@ -4,7 +4,8 @@
 # suites, and prints who did. Ends with 1 if one was missed.
 #
 # Of the faults only those are taken that a mutant's file names, so that it does not
-# take hours; -a takes all. The guarantee is at-least-once, or what the file names.
+# take hours; -a takes all. The guarantee is at-least-once, without shards, or what the
+# file names.
 #
 #   test/mutants/run.sh [-a] [-f FAULTS] [-s SEED] [NAME...]
 set -euo pipefail
@@ -67,7 +68,8 @@ for patch in "$here"/*.patch; do
 	only=
 	[ -n "$all" ] || only=$(sed -n 's/^Faults: //p' "$patch")
 	guarantee=$(sed -n 's/^Guarantee: //p' "$patch")
-	caught "the crash harness" "$verdict" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -guarantee "${guarantee:-at-least-once}" -seed "$seed" -only "$only" ||
+	shards=$(sed -n 's/^Shards: //p' "$patch")
+	caught "the crash harness" "$verdict" go test -count=1 -timeout 60m -failfast -v ./test/crash -faults "$faults" -guarantee "${guarantee:-at-least-once}" -shards "${shards:-1}" -seed "$seed" -only "$only" ||
 		caught "the packages' tests" '^ *--- FAIL|^panic:' go test -count=1 -timeout 10m -failfast ./pkg/... ||
 		{ echo "missed" && missed=1; }
 done
