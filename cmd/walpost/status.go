@@ -155,15 +155,11 @@ func (s *statusReport) failure() error {
 		switch {
 		case !r.Exists:
 			return cdc.Refuse("run walpost init, or set postgres.create_slot", "slot %q does not exist", r.Name)
-		case r.lost():
+		case r.Lost:
 			return cdc.Refuse("see walpost doctor: what was not published yet must come from the table", "slot %q is lost: %s", r.Name, r.Status)
 		}
 	}
 	return nil
-}
-
-func (r *slotReport) lost() bool {
-	return r.Exists && r.Status != "reserved" && r.Status != "extended" && r.Status != "unreserved"
 }
 
 func (s *statusReport) print(w io.Writer) error {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 )
@@ -82,7 +83,7 @@ func (b *bench) newWriter(ctx context.Context) (*pgx.Conn, error) {
 // load writes the backlog. Commits are not waited for one by one: it is not what is
 // measured, and the last one flushes all.
 func (b *bench) load(ctx context.Context) error {
-	b.say("writing %s events of %d bytes to %s", thousands(int64(b.cfg.Events)), b.cfg.Bytes, b.names.qualified())
+	b.say("writing %s events of %d bytes to %s", humanize.Comma(int64(b.cfg.Events)), b.cfg.Bytes, b.names.qualified())
 	begun := time.Now()
 	bar := newBar(b.cfg.Out, "load", b.cfg.Events)
 	defer bar.done()

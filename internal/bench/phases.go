@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 )
@@ -73,7 +74,7 @@ const (
 // steady measures how late a stream arrives, on a process of its own.
 func (b *bench) steady(ctx context.Context) error {
 	p := b.cfg.plan()
-	b.say("writing %s events a second for %s", thousands(int64(p.rate)), b.cfg.Duration)
+	b.say("writing %s events a second for %s", humanize.Comma(int64(p.rate)), b.cfg.Duration)
 	before := b.reader.received
 	arrived, committed := newHistogram(), newHistogram()
 	u, err := b.beside(ctx, func(ctx context.Context) error {

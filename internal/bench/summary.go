@@ -3,9 +3,9 @@ package bench
 import (
 	"fmt"
 	"io"
-	"strconv"
-	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 )
 
 // Summary is what a bench has found.
@@ -108,23 +108,23 @@ func (s Summary) Print(w io.Writer) {
 	line("versions", "walpost %s, Postgres %s, Kafka %s", s.Walpost, s.Postgres, s.Kafka)
 	line("settings", "%s, %s, %s, %s, payloads of %d bytes, %s", s.Guarantee, s.Compression, plural(s.Partitions, "partition"),
 		plural(s.Replicas, "replica"), s.Bytes, plural(s.Batch, "event")+" a transaction")
-	line("load", "%s events in %s", thousands(int64(s.Load.Events)), human(s.Load.Took))
+	line("load", "%s events in %s", humanize.Comma(int64(s.Load.Events)), human(s.Load.Took))
 	if b := s.Backlog; b.Events > 0 {
-		line("backlog", "%s events in %s from the start of the process, the first after %s", thousands(int64(b.Events)), human(b.Took), human(b.First))
-		line("", "%s events/s, %.1f MB/s, %s CPU an event", thousands(int64(b.EventsRate)), b.BytesRate/1e6, human(b.CPUPerEvent))
+		line("backlog", "%s events in %s from the start of the process, the first after %s", humanize.Comma(int64(b.Events)), human(b.Took), human(b.First))
+		line("", "%s events/s, %.1f MB/s, %s CPU an event", humanize.Comma(int64(b.EventsRate)), b.BytesRate/1e6, human(b.CPUPerEvent))
 		line("", "%s", process(b.CPU, b.PeakRSS))
 	}
 	if t := s.Steady; t != nil {
-		line("steady", "%s events at %s a second", thousands(int64(t.Events)), thousands(int64(t.Rate)))
+		line("steady", "%s events at %s a second", humanize.Comma(int64(t.Events)), humanize.Comma(int64(t.Rate)))
 		line("latency", "%s (due to consumer)", t.Latency)
 		line("commit", "%s (due to committed)", t.Commit)
 		line("", "%s", process(t.CPU, t.PeakRSS))
 	}
-	line("written", "%s", thousands(int64(s.Written)))
-	line("received", "%s", thousands(int64(s.Received)))
-	line("lost", "%s", thousands(int64(s.Lost)))
-	line("duplicated", "%s", thousands(int64(s.Duplicated)))
-	line("changed", "%s", thousands(int64(s.Changed)))
+	line("written", "%s", humanize.Comma(int64(s.Written)))
+	line("received", "%s", humanize.Comma(int64(s.Received)))
+	line("lost", "%s", humanize.Comma(int64(s.Lost)))
+	line("duplicated", "%s", humanize.Comma(int64(s.Duplicated)))
+	line("changed", "%s", humanize.Comma(int64(s.Changed)))
 	verdict := "everything adds up"
 	if !s.OK() {
 		verdict = "SOMETHING IS WRONG"
@@ -154,18 +154,9 @@ func human(d time.Duration) string {
 	return d.Round(unit).String()
 }
 
-// thousands writes n with commas.
-func thousands(n int64) string {
-	text := strconv.FormatInt(n, 10)
-	for i := len(text) - 3; i > 0 && text[i-1] != '-'; i -= 3 {
-		text = text[:i] + "," + text[i:]
-	}
-	return text
-}
-
 func plural(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}
-	return strings.Join([]string{thousands(int64(n)), what + "s"}, " ")
+	return humanize.Comma(int64(n)) + " " + what + "s"
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 // Server is what there is to know of the server once for all slots.
@@ -36,8 +37,9 @@ type Slot struct {
 	Restart   cdc.LSN `json:"restart_lsn"`
 	Confirmed cdc.LSN `json:"confirmed_lsn"`
 
-	// Status is wal_status, or why the slot is invalid.
+	// Status is wal_status, or why the slot is lost.
 	Status string `json:"status"`
+	Lost   bool   `json:"lost"`
 
 	Lag      int64 `json:"lag_bytes"`      // WAL that is not confirmed
 	Retained int64 `json:"retained_bytes"` // WAL that the slot keeps
@@ -56,9 +58,6 @@ type Slot struct {
 
 // rateTime is how long the rate of WAL is measured.
 const rateTime = time.Second
-
-// endOfWAL is an SQL expression for the end of WAL as it is on disk.
-const endOfWAL = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
 
 // LookAtServer takes a second, for the rate.
 func LookAtServer(ctx context.Context, conn *pgx.Conn) (Server, error) {
@@ -88,40 +87,26 @@ func LookAtServer(ctx context.Context, conn *pgx.Conn) (Server, error) {
 // end returns the end of WAL and when it was there.
 func end(ctx context.Context, conn *pgx.Conn) (lsn cdc.LSN, at time.Time, err error) {
 	var text string
-	if err := conn.QueryRow(ctx, "SELECT ("+endOfWAL+")::text, clock_timestamp()").Scan(&text, &at); err != nil {
+	if err := conn.QueryRow(ctx, "SELECT ("+pgsource.EndOfWAL+")::text, clock_timestamp()").Scan(&text, &at); err != nil {
 		return 0, at, fmt.Errorf("read the end of WAL: %w", err)
 	}
 	lsn, err = cdc.ParseLSN(text)
 	return lsn, at, err
 }
 
-// slotQuery reads a slot whatever the version: columns that a version lacks are NULL.
-const slotQuery = `
-	SELECT s.active, coalesce(s.active_pid, 0), coalesce(s.restart_lsn, '0/0')::text, coalesce(s.confirmed_flush_lsn, '0/0')::text,
-		coalesce(to_jsonb(s)->>'invalidation_reason', CASE WHEN (to_jsonb(s)->>'conflicting')::boolean THEN 'conflicting with recovery' END, s.wal_status, ''),
-		coalesce(wal.lsn - s.confirmed_flush_lsn, 0)::bigint, coalesce(wal.lsn - s.restart_lsn, 0)::bigint, s.safe_wal_size
-	FROM pg_replication_slots s, (SELECT ` + endOfWAL + ` AS lsn) wal
-	WHERE s.slot_name = $1`
-
 // LookAtSlot returns what the server shows of a slot. One that is not there is no error.
 func LookAtSlot(ctx context.Context, conn *pgx.Conn, server Server, name string) (Slot, error) {
 	s := Slot{Name: name}
-	rows, err := conn.Query(ctx, slotQuery, name)
-	if err != nil {
-		return s, fmt.Errorf("read slot %q: %w", name, err)
+	state, err := pgsource.ReadSlot(ctx, conn, name)
+	if err != nil || state == nil {
+		return s, err
 	}
-	var restart, confirmed string
-	_, err = pgx.ForEachRow(rows, []any{&s.Active, &s.ActivePID, &restart, &confirmed, &s.Status, &s.Lag, &s.Retained, &s.Safe}, func() error {
-		s.Exists = true
-		return nil
-	})
-	if err == nil && s.Exists {
-		if s.Restart, err = cdc.ParseLSN(restart); err == nil {
-			s.Confirmed, err = cdc.ParseLSN(confirmed)
-		}
-	}
-	if err != nil {
-		return s, fmt.Errorf("read slot %q: %w", name, err)
+	s.Exists, s.Active, s.ActivePID = true, state.Active, state.ActivePID
+	s.Restart, s.Confirmed = state.RestartLSN, state.ConfirmedFlush
+	s.Lag, s.Retained, s.Safe = state.Unconfirmed, state.Retained, state.SafeWALSize
+	s.Status, s.Lost = state.WALStatus, state.Lost()
+	if s.Lost {
+		s.Status = state.LostReason()
 	}
 	if s.Safe != nil && server.Rate > 0 {
 		left := time.Duration(float64(max(0, *s.Safe)) / server.Rate * float64(time.Second))

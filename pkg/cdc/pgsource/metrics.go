@@ -51,9 +51,9 @@ func (m *metrics) opened() {
 	m.everOpened = true
 }
 
-func (m *metrics) observe(slot *slotState) {
-	m.retained.Set(float64(slot.retained))
-	m.lag.Set(float64(slot.unconfirmed))
+func (m *metrics) observe(slot *SlotState) {
+	m.retained.Set(float64(slot.Retained))
+	m.lag.Set(float64(slot.Unconfirmed))
 	m.safe.Set(-1)
 	if slot.SafeWALSize != nil {
 		m.safe.Set(float64(*slot.SafeWALSize))

@@ -123,7 +123,7 @@ func (p *puller) close(busy bool) {
 
 // look asks where the copy stands.
 func (p *puller) look(ctx context.Context) error {
-	row, err := queryRow(ctx, p.conn, "SELECT restart_lsn, confirmed_flush_lsn, "+endOfWAL+" FROM pg_replication_slots WHERE slot_name = "+literal(p.slot), 3)
+	row, err := queryRow(ctx, p.conn, "SELECT restart_lsn, confirmed_flush_lsn, "+EndOfWAL+" FROM pg_replication_slots WHERE slot_name = "+literal(p.slot), 3)
 	if err != nil {
 		return fmt.Errorf("look at the copy of the slot: %w", err)
 	}

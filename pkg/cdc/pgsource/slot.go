@@ -15,10 +15,10 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// slotState is a row of pg_replication_slots. Columns that the server's version
+// SlotState is a row of pg_replication_slots. Columns that the server's version
 // lacks stay at their zero values.
 // https://www.postgresql.org/docs/current/view-pg-replication-slots.html
-type slotState struct {
+type SlotState struct {
 	Plugin             string  `json:"plugin"`
 	Type               string  `json:"slot_type"`
 	Database           string  `json:"database"`
@@ -32,17 +32,20 @@ type slotState struct {
 	InvalidationReason string  `json:"invalidation_reason"` // 17
 	Failover           bool    `json:"failover"`            // 17
 
+	End         cdc.LSN `json:"-"` // of WAL
+	Retained    int64   `json:"-"` // bytes of WAL that the slot keeps
+	Unconfirmed int64   `json:"-"` // bytes of WAL beyond the confirmed position
+
 	currentDatabase string
-	end             cdc.LSN // of WAL
-	retained        int64   // bytes of WAL that the slot keeps
-	unconfirmed     int64   // bytes of WAL beyond the confirmed position
 }
 
-func (s *slotState) lost() bool {
+// Lost reports whether the server has invalidated the slot: nothing more comes from it.
+func (s *SlotState) Lost() bool {
 	return s.WALStatus == "lost" || s.Conflicting || s.InvalidationReason != ""
 }
 
-func (s *slotState) lostReason() string {
+// LostReason is why a lost slot is so, as far as the server tells.
+func (s *SlotState) LostReason() string {
 	reason := cmp.Or(s.InvalidationReason, s.WALStatus)
 	if s.Conflicting {
 		reason = "conflicting with recovery"
@@ -50,22 +53,22 @@ func (s *slotState) lostReason() string {
 	return reason
 }
 
-// endOfWAL is an SQL expression for the end of WAL as it is on disk.
-const endOfWAL = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
+// EndOfWAL is an SQL expression for the end of WAL as it is on disk.
+const EndOfWAL = "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END"
 
-// readSlot returns the slot, or nil if there is none.
-func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotState, error) {
+// ReadSlot returns the slot, or nil if there is none. Any role may read it.
+func ReadSlot(ctx context.Context, conn *pgx.Conn, name string) (*SlotState, error) {
 	const query = `
 		SELECT to_jsonb(s), current_database(), wal.lsn::text,
 			coalesce(wal.lsn - s.restart_lsn, 0)::bigint, coalesce(wal.lsn - s.confirmed_flush_lsn, 0)::bigint
-		FROM pg_replication_slots s, (SELECT ` + endOfWAL + ` AS lsn) wal
+		FROM pg_replication_slots s, (SELECT ` + EndOfWAL + ` AS lsn) wal
 		WHERE slot_name = $1`
 	var (
 		row  string
 		end  string
-		slot slotState
+		slot SlotState
 	)
-	err := conn.QueryRow(ctx, query, name).Scan(&row, &slot.currentDatabase, &end, &slot.retained, &slot.unconfirmed)
+	err := conn.QueryRow(ctx, query, name).Scan(&row, &slot.currentDatabase, &end, &slot.Retained, &slot.Unconfirmed)
 	if errors.Is(err, pgx.ErrNoRows) {
 		return nil, nil
 	}
@@ -73,7 +76,7 @@ func readSlot(ctx context.Context, conn *pgx.Conn, name string) (*slotState, err
 		err = json.Unmarshal([]byte(row), &slot)
 	}
 	if err == nil {
-		slot.end, err = cdc.ParseLSN(end)
+		slot.End, err = cdc.ParseLSN(end)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read slot %q: %w", name, err)
@@ -206,7 +209,7 @@ func (s *Source) tryOwn(ctx context.Context, conn *pgx.Conn, locked *bool) (hold
 			return "another walpost", nil
 		}
 	}
-	slot, err := readSlot(ctx, conn, s.cfg.Slot)
+	slot, err := ReadSlot(ctx, conn, s.cfg.Slot)
 	if err != nil || slot == nil || !slot.Active {
 		return "", err
 	}

@@ -272,7 +272,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	s := st.src
 	var (
 		binary bool
-		slot   *slotState
+		slot   *SlotState
 		server serverState
 		saved  cdc.Position
 	)
@@ -283,7 +283,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		if binary, err = s.checkPublication(ctx, st.control); err != nil {
 			return err
 		}
-		if slot, err = readSlot(ctx, st.control, s.cfg.Slot); err != nil {
+		if slot, err = ReadSlot(ctx, st.control, s.cfg.Slot); err != nil {
 			return err
 		}
 		server, err = st.repl.Load().identify(ctx)
@@ -322,7 +322,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 
 // begin sets where the stream starts, and whether with a pull. The slot is nil if it was
 // made just now.
-func (st *Stream) begin(at cdc.Position, slot *slotState, end cdc.LSN) {
+func (st *Stream) begin(at cdc.Position, slot *SlotState, end cdc.LSN) {
 	s, start := st.src, at.LSN
 	st.start = at
 	st.in.at = start

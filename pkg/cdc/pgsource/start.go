@@ -13,7 +13,7 @@ import (
 // function of what the server said, and refuses a start that would lose events
 // or invent them: the server itself moves a start below the confirmed position
 // forward in silence, and honours one above without looking at the end of WAL.
-func (s *Source) checkStart(saved cdc.Position, server serverState, slot *slotState) (cdc.LSN, error) {
+func (s *Source) checkStart(saved cdc.Position, server serverState, slot *SlotState) (cdc.LSN, error) {
 	if err := s.checkSlot(slot); err != nil {
 		return 0, err
 	}
@@ -40,7 +40,7 @@ func (s *Source) checkStart(saved cdc.Position, server serverState, slot *slotSt
 }
 
 // checkSlot refuses a slot that cannot serve.
-func (s *Source) checkSlot(slot *slotState) error {
+func (s *Source) checkSlot(slot *SlotState) error {
 	switch {
 	case slot == nil:
 		return nil
@@ -50,14 +50,14 @@ func (s *Source) checkSlot(slot *slotState) error {
 	case slot.Database != slot.currentDatabase:
 		return cdc.Refuse("connect to that database, or set postgres.slot to another name",
 			"slot %q belongs to database %q, not to %q", s.cfg.Slot, slot.Database, slot.currentDatabase)
-	case slot.lost():
+	case slot.Lost():
 		return cdc.Refuse("events since its last position are gone from WAL: drop the slot, publish them again from the table, delete the checkpoint to start anew, and raise max_slot_wal_keep_size",
-			"slot %q is lost: the server has invalidated it (%s)", s.cfg.Slot, slot.lostReason())
+			"slot %q is lost: the server has invalidated it (%s)", s.cfg.Slot, slot.LostReason())
 	}
 	return nil
 }
 
-func (s *Source) checkFirstStart(slot *slotState) (cdc.LSN, error) {
+func (s *Source) checkFirstStart(slot *SlotState) (cdc.LSN, error) {
 	if slot != nil {
 		return slot.ConfirmedFlush, nil
 	}

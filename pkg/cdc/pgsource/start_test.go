@@ -9,8 +9,8 @@ import (
 )
 
 func TestCheckStart(t *testing.T) {
-	good := slotState{Plugin: "pgoutput", Type: "logical", Database: "db", currentDatabase: "db", WALStatus: "reserved", ConfirmedFlush: 50}
-	with := func(edit func(*slotState)) *slotState {
+	good := SlotState{Plugin: "pgoutput", Type: "logical", Database: "db", currentDatabase: "db", WALStatus: "reserved", ConfirmedFlush: 50}
+	with := func(edit func(*SlotState)) *SlotState {
 		s := good
 		edit(&s)
 		return &s
@@ -22,7 +22,7 @@ func TestCheckStart(t *testing.T) {
 	tests := []struct {
 		name   string
 		saved  cdc.Position
-		slot   *slotState
+		slot   *SlotState
 		create bool
 		want   cdc.LSN
 		err    string // part of the refusal
@@ -43,12 +43,12 @@ func TestCheckStart(t *testing.T) {
 		{name: "PromotedTwice", saved: at(1, 1, 80), slot: &good, want: 80},
 		{name: "PromotedTwiceBehindTheFirst", saved: at(1, 1, 81), slot: &good, err: "not in the history"},
 		{name: "PromotedWithSlotAhead", saved: at(1, 2, 40), slot: &good, want: 50},
-		{name: "Lost", saved: at(1, 3, 100), slot: with(func(s *slotState) { s.WALStatus = "lost" }), err: "is lost"},
-		{name: "Invalidated", saved: at(1, 3, 100), slot: with(func(s *slotState) { s.InvalidationReason = "idle_timeout" }), err: "idle_timeout"},
-		{name: "Conflicting", saved: at(1, 3, 100), slot: with(func(s *slotState) { s.Conflicting = true }), err: "conflicting"},
-		{name: "OtherPlugin", slot: with(func(s *slotState) { s.Plugin = "wal2json" }), err: "belongs to something else"},
-		{name: "Physical", slot: with(func(s *slotState) { s.Type = "physical" }), err: "belongs to something else"},
-		{name: "OtherDatabase", slot: with(func(s *slotState) { s.Database = "other" }), err: `belongs to database "other"`},
+		{name: "Lost", saved: at(1, 3, 100), slot: with(func(s *SlotState) { s.WALStatus = "lost" }), err: "is lost"},
+		{name: "Invalidated", saved: at(1, 3, 100), slot: with(func(s *SlotState) { s.InvalidationReason = "idle_timeout" }), err: "idle_timeout"},
+		{name: "Conflicting", saved: at(1, 3, 100), slot: with(func(s *SlotState) { s.Conflicting = true }), err: "conflicting"},
+		{name: "OtherPlugin", slot: with(func(s *SlotState) { s.Plugin = "wal2json" }), err: "belongs to something else"},
+		{name: "Physical", slot: with(func(s *SlotState) { s.Type = "physical" }), err: "belongs to something else"},
+		{name: "OtherDatabase", slot: with(func(s *SlotState) { s.Database = "other" }), err: `belongs to database "other"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

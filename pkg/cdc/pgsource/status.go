@@ -160,7 +160,7 @@ func (st *Stream) awaitConfirmed(ctx context.Context) error {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	for {
-		slot, err := readSlot(ctx, st.control, st.cfg.Slot)
+		slot, err := ReadSlot(ctx, st.control, st.cfg.Slot)
 		if err != nil || slot == nil || slot.ConfirmedFlush >= st.confirmable() {
 			return err
 		}

@@ -263,14 +263,14 @@ const publicationEvery = 6
 func (st *Stream) sample(ctx context.Context, publication bool) error {
 	ctx, cancel := patient(ctx, st.senderTimeout)
 	defer cancel()
-	slot, err := readSlot(ctx, st.control, st.cfg.Slot)
+	slot, err := ReadSlot(ctx, st.control, st.cfg.Slot)
 	if err != nil {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
 	st.src.contact.Store(cdc.Stamp(time.Now()))
 	if slot != nil {
 		st.src.metrics.observe(slot)
-		st.backlog.observe(slot.end, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
+		st.backlog.observe(slot.End, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
 	}
 	if publication {
 		_, err = st.src.checkPublication(ctx, st.control)
