@@ -13,7 +13,8 @@ import (
 func pulls(p *harness.Process) int { return strings.Count(p.Log(), "pulling a backlog") }
 
 // Kafka goes away in the middle of a pull: the query ends, since it would hold vacuum
-// back, and what follows is streamed, in the same process and without a repetition.
+// back, and when Kafka is there again all goes on, in the same process and without a
+// repetition.
 func TestKafkaAwayWhilePulling(t *testing.T) {
 	s, _, kafka := newFaultyStage(t, "")
 	s.set("POSTGRES_PULL_ABOVE=1MiB")
@@ -25,8 +26,7 @@ func TestKafkaAwayWhilePulling(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := pulls(p)
-	harness.Eventually(t, time.Minute, "the end of the pull", func() bool { return strings.Contains(p.Log(), "what follows is streamed") })
-	harness.Eventually(t, 30*time.Second, "no query that holds vacuum back", func() bool {
+	harness.Eventually(t, time.Minute, "no query that holds vacuum back", func() bool {
 		return s.number("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND backend_xmin IS NOT NULL") == 0
 	})
 	if err := kafka.Start(t.Context()); err != nil {

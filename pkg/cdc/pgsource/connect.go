@@ -213,7 +213,7 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 }
 
 // boundDecodingMemory makes the walsender hand over a large transaction in parts that are
-// small enough. A pull leaves the setting alone: its transactions are whole.
+// small enough. A pull has the same, for its look at what is under way.
 func boundDecodingMemory(ctx context.Context, conn *pgconn.PgConn) error {
 	query := fmt.Sprintf("SELECT set_config(name, '%d', false) FROM pg_settings WHERE name = 'logical_decoding_work_mem' AND setting::bigint > %[1]d", maxDecodingMemory)
 	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {

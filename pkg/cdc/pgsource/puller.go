@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgoutput"
 )
 
 const (
@@ -29,9 +30,9 @@ const (
 	maxRedecode = 1 << 30
 
 	// minPullShare is the part of a chunk that the messages must have come to, or it
-	// has brought little. If the far chunk that follows does no better, the time goes
-	// into decoding WAL that is none of ours, once in streaming and more than once in
-	// pulling.
+	// has brought little. Unless a transaction of ours is under way there, the time
+	// goes into decoding WAL that is none of ours, once in streaming and more than once
+	// in pulling.
 	minPullShare = 16
 
 	// advanceBytes is how much confirmed WAL the live slot may keep while it is
@@ -40,10 +41,12 @@ const (
 	advanceBytes    = 256 << 20
 	advanceInterval = 10 * time.Second
 
-	// farChunk is how much WAL the chunk after one that has brought little covers: a
-	// transaction that is larger than a chunk comes in whole, with its commit. It stays
-	// below maxRedecode, since what precedes the commit is decoded again.
-	farChunk = maxRedecode - maxPullChunk
+	// farChunk is how much WAL the chunk covers that is to bring a transaction larger
+	// than a chunk in whole, with its commit. It stays below maxRedecode, since what
+	// precedes the commit is decoded again. probeChunk is how much is decoded to see
+	// whether there is one.
+	farChunk   = maxRedecode - maxPullChunk
+	probeChunk = 8 << 20
 
 	// spoolSize is how many bytes may wait in the file to be handed over, and
 	// stallLimit how long a chunk may wait, in all, for room in it.
@@ -78,7 +81,7 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 		return nil, err
 	}
 	p := &puller{conn: conn, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
-	if err := st.checkUnguarded(ctx, conn); err != nil {
+	if err := errors.Join(st.checkUnguarded(ctx, conn), boundDecodingMemory(ctx, conn)); err != nil {
 		p.close(false)
 		return nil, err
 	}
@@ -164,7 +167,11 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 		if goal == known || little && far {
 			return nil
 		}
-		far = little
+		if far = little; far {
+			if ours, err := st.probe(ctx, p); err != nil || !ours {
+				return err
+			}
+		}
 		if now := st.confirmable(); now-advanced > advanceBytes || time.Since(last) > advanceInterval {
 			if err := st.advance(ctx, p.conn); err != nil {
 				return err
@@ -173,6 +180,21 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 		}
 	}
 	return nil
+}
+
+// probe reports whether a large transaction with rows of ours is under way where the copy
+// stands. The server shows what it has of such a one to who would stream it, and of others
+// the frame without rows.
+func (st *Stream) probe(ctx context.Context, p *puller) (bool, error) {
+	if p.end-p.at <= pullChunk {
+		return false, nil // not worth it
+	}
+	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT count(*) > 0 FROM pg_logical_slot_peek_binary_changes(%s, '%s', NULL, 'proto_version', '2', 'streaming', 'on', %s) WHERE get_byte(data, 0) = %d",
+		literal(p.slot), p.at+probeChunk, strings.Join(st.pluginArgs(", "), ", "), pgoutput.KindInsert), 1)
+	if err != nil {
+		return false, fmt.Errorf("look for a large transaction: %w", err)
+	}
+	return row[0] == "t", nil
 }
 
 // writeFrame writes what eachFrame reads.
