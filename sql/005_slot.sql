@@ -28,8 +28,14 @@ SET walpost.failover TO :'failover';
 DO $do$
 DECLARE
   slot text := current_setting('walpost.slot');
+  existing record;
 BEGIN
-  IF EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = slot) THEN
+  SELECT * INTO existing FROM pg_replication_slots WHERE slot_name = slot;
+  IF FOUND THEN
+    IF existing.plugin IS DISTINCT FROM 'pgoutput' OR existing.database IS DISTINCT FROM current_database() THEN
+      RAISE 'slot "%" belongs to something else: database "%", plugin "%"', slot, existing.database, existing.plugin
+        USING ERRCODE = 'object_in_use', HINT = 'Take another name, as names are common to all databases; or drop that slot if nothing needs it.';
+    END IF;
     RETURN;
   END IF;
   IF current_setting('walpost.failover')::boolean

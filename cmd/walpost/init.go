@@ -46,6 +46,9 @@ transaction that is open and has written something, for 30s at most.`,
 		if err != nil {
 			return err
 		}
+		if cmd.Flags().Changed("shards") && opts.shards == 0 {
+			return &usageError{wantShards(0)}
+		}
 		steps, err := initSteps(cfg, opts)
 		if err != nil {
 			return &usageError{err}
@@ -91,6 +94,8 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	return steps, errors.Join(errs...)
 }
 
+func wantShards(got int) error { return fmt.Errorf("--shards %d: want 1 to %d", got, config.MaxShards) }
+
 // initNames returns the names for each shard, or those of all keys.
 func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	names := sqlfiles.Names{
@@ -104,7 +109,7 @@ func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	case opts.shards == 0:
 		return []sqlfiles.Names{names}, nil
 	case opts.shards < 0 || opts.shards > config.MaxShards:
-		return nil, fmt.Errorf("--shards %d: want 1 to %d", opts.shards, config.MaxShards)
+		return nil, wantShards(opts.shards)
 	case cfg.Postgres.Shard != config.Shard{}:
 		return nil, fmt.Errorf("--shards %d makes all shards, and postgres.shard %s names one: give one of the two", opts.shards, cfg.Postgres.Shard)
 	}

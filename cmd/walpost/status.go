@@ -25,10 +25,11 @@ func (c *cli) statusCommand() *cobra.Command {
 		Short: "Show the slot, what it keeps, and how far the instance is",
 		Long: `Show the slot and what it keeps as the server sees it, and how far the running
 instance is, which is asked at admin.listen. With postgres.shard all shards are
-shown, and summed up; name the other instances with --instance.
+shown, and summed up; name the other instances with --instance. Of a slot that has a
+standby the instance that streams is shown.
 
 Takes a second, in which the rate of WAL is measured. Exits with 1 if a slot does
-not exist or is lost.`,
+not exist, is lost, or belongs to something else.`,
 		Args: noArgs,
 	}
 	config.AddFlags(cmd.Flags())
@@ -65,6 +66,11 @@ type slotReport struct {
 	inspect.Slot
 	Instance *admin.Report `json:"instance"` // nil if it was not reached
 	Problem  string        `json:"instance_problem,omitempty"`
+
+	// Checkpoint is what the instance has saved; nil if there is none, or it could not
+	// be read.
+	Checkpoint   *cdc.Checkpoint `json:"checkpoint"`
+	NoCheckpoint string          `json:"checkpoint_problem,omitempty"`
 }
 
 // statusSum is what the shards come to: the most where they do not add up.
@@ -87,22 +93,14 @@ func lookAtStatus(ctx context.Context, cfg config.Config, instances []string) (s
 	if s.Server, err = inspect.LookAtServer(ctx, conn); err != nil {
 		return s, err
 	}
-	found, asked := map[string]*admin.Report{}, error(nil)
-	for _, address := range instances {
-		report, err := inspect.Ask(ctx, address)
-		if err != nil {
-			asked = errors.Join(asked, err)
-			continue
-		}
-		found[report.Slot] = &report
-	}
+	found, asked := askAll(ctx, instances)
 	for _, shard := range cfg.Shards() {
 		r := slotReport{}
 		if r.Slot, err = inspect.LookAtSlot(ctx, conn, s.Server, shard.Postgres.Slot); err != nil {
 			return s, err
 		}
 		if r.Checkpoint, err = savedPosition(ctx, shard); err != nil {
-			return s, err
+			r.NoCheckpoint = cdc.OneLine(err)
 		}
 		r.Instance = found[r.Name]
 		switch {
@@ -118,6 +116,23 @@ func lookAtStatus(ctx context.Context, cfg config.Config, instances []string) (s
 	}
 	s.add()
 	return s, nil
+}
+
+// askAll returns the reports of the instances by their slots. A standby is told of only
+// where none streams.
+func askAll(ctx context.Context, instances []string) (found map[string]*admin.Report, problems error) {
+	found = map[string]*admin.Report{}
+	for _, address := range instances {
+		report, err := inspect.Ask(ctx, address)
+		if err != nil {
+			problems = errors.Join(problems, err)
+			continue
+		}
+		if found[report.Slot] == nil || report.State == cdc.Streaming {
+			found[report.Slot] = &report
+		}
+	}
+	return found, problems
 }
 
 // savedPosition returns the checkpoint of a slot, or nil if there is none.
@@ -155,8 +170,8 @@ func (s *statusReport) failure() error {
 		switch {
 		case !r.Exists:
 			return cdc.Refuse("run walpost init, or set postgres.create_slot", "slot %q does not exist", r.Name)
-		case r.Lost:
-			return cdc.Refuse("see walpost doctor: what was not published yet must come from the table", "slot %q is lost: %s", r.Name, r.Status)
+		case r.Unusable != nil:
+			return r.Unusable
 		}
 	}
 	return nil
@@ -189,11 +204,7 @@ func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
 		line("lag", "%s of WAL not confirmed", size(r.Lag))
 	}
 	line("confirmed", "%s", r.Confirmed)
-	if r.Checkpoint != nil {
-		line("checkpoint", "%s", r.Checkpoint.LSN)
-	} else {
-		line("checkpoint", "none")
-	}
+	line("checkpoint", "%s", r.checkpoint())
 	line("retained", "%s of WAL; %s/s are written", size(r.Retained), size(int64(server.Rate)))
 	line("limit", "%s", r.limit(server))
 	line("server", "Postgres %s, WAL ends at %s", server.Version, server.End)
@@ -229,18 +240,25 @@ func (r *slotReport) limit(server inspect.Server) string {
 	return fmt.Sprintf("max_slot_wal_keep_size %s, %s left: %s at this rate", size(server.KeepSize), size(*r.Safe), r.Left.Round(time.Second))
 }
 
+func (r *slotReport) checkpoint() string {
+	switch {
+	case r.Checkpoint != nil:
+		return r.Checkpoint.LSN.String()
+	case r.NoCheckpoint != "":
+		return "not read: " + r.NoCheckpoint
+	}
+	return "none"
+}
+
 func (s *statusReport) printTable(w io.Writer) {
 	_, _ = fmt.Fprintln(w, "SLOT\tSTATUS\tINSTANCE\tLAG\tNOT CONFIRMED\tRETAINED\tEVENTS\tNOT ACKNOWLEDGED\tCHECKPOINT") // Flush tells
 	for _, r := range s.Slots {
-		state, lag, events, open, checkpoint := "not reached", "", "", "", "none"
+		state, lag, events, open := "not reached", "", "", ""
 		if i := r.Instance; i != nil {
 			state, lag = string(i.State), seconds(i.LagSeconds)
 			events, open = humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed))
 		}
-		if r.Checkpoint != nil {
-			checkpoint = r.Checkpoint.LSN.String()
-		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, checkpoint)
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, r.checkpoint())
 	}
 	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, seconds(s.Sum.LagSeconds), size(s.Sum.Lag), size(s.Sum.Retained),
 		humanize.Comma(int64(s.Sum.Processed)), humanize.Comma(int64(s.Sum.Unconfirmed)))

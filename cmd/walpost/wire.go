@@ -183,6 +183,7 @@ func newSource(cfg config.Config, columns []string, log *slog.Logger, reg promet
 	return pgsource.New(pgsource.Config{
 		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
 		Columns: columns, Binary: outbox.BinarySafe,
+		Filtered:    p.Shard.Count > 0,
 		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
 		Failover:    pgsource.Failover(p.Failover),
 		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval, PullAbove: pullAbove(p.PullAbove),

@@ -1,5 +1,5 @@
 // Package inspect looks at a server and at a running instance from the outside, without
-// streaming: what walpost status and walpost doctor report.
+// streaming: what walpost status reports.
 package inspect
 
 import (
@@ -39,7 +39,10 @@ type Slot struct {
 
 	// Status is wal_status, or why the slot is lost.
 	Status string `json:"status"`
-	Lost   bool   `json:"lost"`
+
+	// Unusable is why walpost could not read from it, a [cdc.RefusedError]; nil if it
+	// could.
+	Unusable error `json:"-"`
 
 	Lag      int64 `json:"lag_bytes"`      // WAL that is not confirmed
 	Retained int64 `json:"retained_bytes"` // WAL that the slot keeps
@@ -48,13 +51,13 @@ type Slot struct {
 	// without a limit.
 	Safe *int64 `json:"safe_bytes"`
 
-	// Left is how long that takes at the current rate; nil without a limit, or while
-	// nothing is written.
+	// Left is how long that takes at the current rate; nil without a limit, while
+	// nothing is written, and beyond a year.
 	Left *time.Duration `json:"left_ns"`
-
-	// Checkpoint is what the instance has saved, if that is to be had from the server.
-	Checkpoint *cdc.Checkpoint `json:"checkpoint"`
 }
+
+// farOff is from when on the time that is left is no news.
+const farOff = 365 * 24 * time.Hour
 
 // rateTime is how long the rate of WAL is measured.
 const rateTime = time.Second
@@ -104,13 +107,14 @@ func LookAtSlot(ctx context.Context, conn *pgx.Conn, server Server, name string)
 	s.Exists, s.Active, s.ActivePID = true, state.Active, state.ActivePID
 	s.Restart, s.Confirmed = state.RestartLSN, state.ConfirmedFlush
 	s.Lag, s.Retained, s.Safe = state.Unconfirmed, state.Retained, state.SafeWALSize
-	s.Status, s.Lost = state.WALStatus, state.Lost()
-	if s.Lost {
+	s.Status, s.Unusable = state.WALStatus, pgsource.CheckSlot(name, state)
+	if state.Lost() {
 		s.Status = state.LostReason()
 	}
 	if s.Safe != nil && server.Rate > 0 {
-		left := time.Duration(float64(max(0, *s.Safe)) / server.Rate * float64(time.Second))
-		s.Left = &left
+		if left := float64(max(0, *s.Safe)) / server.Rate * float64(time.Second); left < float64(farOff) {
+			s.Left = new(time.Duration(left))
+		}
 	}
 	return s, nil
 }

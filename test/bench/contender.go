@@ -18,14 +18,14 @@ import (
 
 // The contenders' names.
 const (
-	floorTCP      = "pg_recvlogical, TCP"
-	floorSocket   = "pg_recvlogical, Unix socket"
-	walpostTCP    = "walpost, TCP"
-	walpostSocket = "walpost, Unix socket"
-	walpostExact  = "walpost exactly-once, TCP"
+	floorTCP      = "pg_recvlogical over TCP"
+	floorSocket   = "pg_recvlogical over a Unix socket"
+	walpostTCP    = "walpost over TCP"
+	walpostSocket = "walpost over a Unix socket"
+	walpostExact  = "walpost exactly-once over TCP"
 	debeziumName  = "Debezium"
-	debeziumTuned = debeziumName + ", tuned"
-	debeziumPlain = debeziumName + ", defaults"
+	debeziumTuned = debeziumName + " tuned"
+	debeziumPlain = debeziumName + " with defaults"
 	relayName     = "polling relay"
 )
 

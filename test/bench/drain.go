@@ -23,7 +23,7 @@ const runLimit = 5 * time.Minute
 type sample struct {
 	Wall float64 `json:"seconds"`     // from the start of the process to the last acknowledged record
 	CPU  float64 `json:"cpu_seconds"` // of the process until its end
-	RSS  float64 `json:"rss_mib"`     // its peak
+	RSS  float64 `json:"rss_mib"`     // its peak; 0: not measured
 	WAL  float64 `json:"wal_mib"`     // that the slot still keeps at the end of the process
 }
 
@@ -92,7 +92,7 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 			_, err = b.await(ctx, topic, int64(w.Events))
 		}
 	}
-	if err == nil {
+	if err == nil && c.delivers { // what does not, ends by itself, and cannot be asked any more
 		s.RSS, err = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)

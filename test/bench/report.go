@@ -79,7 +79,7 @@ func medians(all []sample) sample {
 // add prints and keeps what the contenders needed for a backlog.
 func (r *report) add(w workload, contenders []contender, all [][]sample) {
 	report := backlogReport{workload: w}
-	fmt.Printf("%-28s %9s %17s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "RSS MiB", "WAL MiB")
+	fmt.Printf("%-32s %9s %17s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "RSS MiB", "WAL MiB")
 	for i, c := range contenders {
 		f := backlogFigures{Name: c.name, Median: medians(all[i]), Rounds: all[i]}
 		report.Contenders = append(report.Contenders, f)
@@ -87,7 +87,7 @@ func (r *report) add(w workload, contenders []contender, all [][]sample) {
 		for _, s := range all[i] {
 			fastest, slowest = min(fastest, s.Wall), max(slowest, s.Wall)
 		}
-		fmt.Printf("%-28s %9.2f %8.2f-%8.2f %9.0f %9.1f %9.0f %10.1f\n",
+		fmt.Printf("%-32s %9.2f %8.2f-%8.2f %9.0f %9.1f %9.0f %10.1f\n",
 			c.name, f.Median.Wall, fastest, slowest, float64(w.Events)/f.Median.Wall, f.Median.CPU, f.Median.RSS, f.Median.WAL)
 	}
 	r.Backlogs = append(r.Backlogs, report)
@@ -141,7 +141,7 @@ func (r *report) addLatency(l load, c contender, all []percentiles) {
 	}
 	high := slices.MaxFunc(all, func(a, b percentiles) int { return cmp.Compare(a.P99, b.P99) }).P99
 	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p, Rounds: all})
-	fmt.Printf("FIGURES commit to consumer at %s, %-25s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB, %.0f pulls\n",
+	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB, %.0f pulls\n",
 		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.Events, p.CPU, p.RSS, p.Pulls)
 }
 

@@ -115,3 +115,44 @@ func TestStatusWithoutSlot(t *testing.T) {
 		t.Errorf("exit %d\n%s", code, p.Log())
 	}
 }
+
+// The instance that streams is shown, in whatever order it and its standby are named.
+func TestStatusWithStandby(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	live := s.start("run")
+	s.isReady(30 * time.Second)
+	second := harness.FreeAddr(t)
+	standby := s.start("run", "--admin.listen", second)
+	harness.Eventually(t, 30*time.Second, "a standby", func() bool {
+		_, word := harness.Ready(t.Context(), second)
+		return strings.Contains(word, "standby")
+	})
+	for _, instances := range []string{s.admin + "," + second, second + "," + s.admin} {
+		if st := s.status("--instance", instances).Slots[0]; st.Instance == nil || st.Instance.State != "streaming" {
+			t.Errorf("%s: got %+v, want the instance that streams", instances, st.Instance)
+		}
+	}
+	s.stop(standby)
+	s.stop(live)
+}
+
+// A slot of another database is none of ours, for status and for init.
+func TestSlotOfAnotherDatabase(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	other := envtest.NewDatabase(t)
+	for _, command := range []string{"status", "init"} {
+		p := s.start(command, "--dsn", other.DSN)
+		if code := s.wait(p, time.Minute); code != 1 || !strings.Contains(p.Log(), "belongs to") || !strings.Contains(p.Log(), "hint: ") {
+			t.Errorf("%s: exit %d, want 1 and whose slot it is\n%s", command, code, p.Log())
+		}
+	}
+}
+
+// What is known is shown also where the checkpoint cannot be read.
+func TestStatusWithoutCheckpoint(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.db.Exec(t, "REVOKE ALL ON walpost.checkpoint FROM "+s.slot)
+	if text := s.walpost("status"); !strings.Contains(text, "retained    ") || !strings.Contains(text, "checkpoint  not read: ") {
+		t.Errorf("got\n%s", text)
+	}
+}

@@ -117,8 +117,10 @@ func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller) error {
 		return err
 	}
 	defer s.close()
+	st.puller.Store(p)
 	go func() {
 		err := st.fetch(ctx, p, s)
+		st.puller.Store(nil)
 		_ = st.listen(nil) // stopped meanwhile: then ctx is done
 		p.close(err != nil)
 		s.end(err)

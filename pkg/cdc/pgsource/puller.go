@@ -65,8 +65,10 @@ var errRedecoded = errors.New("the server decodes much again for each chunk")
 
 // puller is a session with a copy of the slot.
 type puller struct {
-	conn *pgconn.PgConn
-	slot string // the copy: temporary, so it goes with the session
+	conn   *pgconn.PgConn
+	reader *socketReader // of conn
+	quiet  int           // looks in a row at which the server had sent what did not come; owned by watch
+	slot   string        // the copy: temporary, so it goes with the session
 
 	restart, at cdc.LSN // where the copy decodes from, and how far it has been read
 	end         cdc.LSN // of WAL, at the last look
@@ -76,11 +78,11 @@ type puller struct {
 // openPuller makes a copy of the slot that stands where the stream does. The copy
 // of a slot stands where the slot is confirmed, which is further back.
 func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
-	conn, _, err := st.src.connectDecoding(ctx, "")
+	conn, reader, err := st.src.connectDecoding(ctx, "")
 	if err != nil {
 		return nil, err
 	}
-	p := &puller{conn: conn, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
+	p := &puller{conn: conn, reader: reader, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
 	if err := errors.Join(st.checkUnguarded(ctx, conn), boundDecodingMemory(ctx, conn)); err != nil {
 		p.close(false)
 		return nil, err
@@ -122,6 +124,34 @@ func (p *puller) close(busy bool) {
 		_ = p.conn.CancelRequest(ctx) // the server would notice the closed connection only when it sends
 	}
 	closeConn(p.conn)
+}
+
+// maxPullQuiet is at how many looks in a row the server may have sent what does not come.
+const maxPullQuiet = 2
+
+// checkPull returns an error if the session that pulls is silent although the server is
+// not at work in it: then the connection is dead. While it decodes nothing comes either,
+// for as long as that takes.
+func (st *Stream) checkPull(ctx context.Context) error {
+	p := st.puller.Load()
+	if p == nil {
+		return nil
+	}
+	const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')"
+	working := p.reader.silence() < st.interval()
+	if !working {
+		if err := st.control.QueryRow(ctx, query, p.conn.PID()).Scan(&working); err != nil {
+			return fmt.Errorf("session that owns the slot: %w", err)
+		}
+	}
+	p.quiet++
+	if working {
+		p.quiet = 0
+	}
+	if p.quiet >= maxPullQuiet {
+		return fmt.Errorf("pull from a copy of slot %q: the server has sent what has not come for %s", st.cfg.Slot, p.reader.silence().Round(time.Second))
+	}
+	return nil
 }
 
 // look asks where the copy stands.

@@ -62,6 +62,10 @@ type Config struct {
 	// Nil means text.
 	Binary func(oid uint32) bool
 
+	// Filtered says that the publication is known to have a row filter, which is else
+	// warned of.
+	Filtered bool
+
 	// CreateSlot allows to create a missing slot at a first start.
 	CreateSlot bool
 
@@ -168,7 +172,7 @@ func New(cfg Config) (*Source, error) {
 		return nil, err
 	}
 	conn.DialFunc = impatient(conn.DialFunc)
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), warned: map[warning]bool{}, spoolSize: spoolSize, stallLimit: stallLimit}, nil
+	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), filtered: cfg.Filtered, warned: map[warning]bool{}, spoolSize: spoolSize, stallLimit: stallLimit}, nil
 }
 
 // Standby reports whether Open waits for a slot that another process holds.

@@ -14,8 +14,10 @@ import (
 // or invent them: the server itself moves a start below the confirmed position
 // forward in silence, and honours one above without looking at the end of WAL.
 func (s *Source) checkStart(saved cdc.Position, server serverState, slot *SlotState) (cdc.LSN, error) {
-	if err := s.checkSlot(slot); err != nil {
-		return 0, err
+	if slot != nil {
+		if err := CheckSlot(s.cfg.Slot, slot); err != nil {
+			return 0, err
+		}
 	}
 	if saved.IsZero() {
 		return s.checkFirstStart(slot)
@@ -39,20 +41,18 @@ func (s *Source) checkStart(saved cdc.Position, server serverState, slot *SlotSt
 	return max(saved.LSN, slot.ConfirmedFlush), nil
 }
 
-// checkSlot refuses a slot that cannot serve.
-func (s *Source) checkSlot(slot *SlotState) error {
+// CheckSlot refuses a slot that cannot be read from, with the way out.
+func CheckSlot(name string, slot *SlotState) error {
 	switch {
-	case slot == nil:
-		return nil
 	case slot.Type != "logical" || slot.Plugin != "pgoutput":
 		return cdc.Refuse("set postgres.slot to another name, or drop that slot if nothing needs it",
-			"slot %q belongs to something else: it is %s with plugin %q, not logical with pgoutput", s.cfg.Slot, slot.Type, slot.Plugin)
+			"slot %q belongs to something else: it is %s with plugin %q, not logical with pgoutput", name, slot.Type, slot.Plugin)
 	case slot.Database != slot.currentDatabase:
 		return cdc.Refuse("connect to that database, or set postgres.slot to another name",
-			"slot %q belongs to database %q, not to %q", s.cfg.Slot, slot.Database, slot.currentDatabase)
+			"slot %q belongs to database %q, not to %q", name, slot.Database, slot.currentDatabase)
 	case slot.Lost():
 		return cdc.Refuse("events since its last position are gone from WAL: drop the slot, publish them again from the table, delete the checkpoint to start anew, and raise max_slot_wal_keep_size",
-			"slot %q is lost: the server has invalidated it (%s)", s.cfg.Slot, slot.LostReason())
+			"slot %q is lost: the server has invalidated it (%s)", name, slot.LostReason())
 	}
 	return nil
 }

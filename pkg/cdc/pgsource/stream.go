@@ -51,7 +51,8 @@ type Stream struct {
 	interrupted bool
 
 	backlog backlog
-	in      reader // owned by the goroutine that reads
+	puller  atomic.Pointer[puller] // while a backlog is fetched
+	in      reader                 // owned by the goroutine that reads
 }
 
 // errStopped ends the handler's context when Stop was called.
@@ -158,7 +159,10 @@ func (st *Stream) startReplication(ctx context.Context) error {
 	opts := pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args}
 	st.sending.Lock()
 	defer st.sending.Unlock()
-	if err := pglogrepl.StartReplication(ctx, st.repl.Load().conn, st.cfg.Slot, pglogrepl.LSN(st.in.at), opts); err != nil {
+	err := answered(ctx, func(ctx context.Context) error {
+		return pglogrepl.StartReplication(ctx, st.repl.Load().conn, st.cfg.Slot, pglogrepl.LSN(st.in.at), opts)
+	})
+	if err != nil {
 		return fmt.Errorf("start replication from slot %q at %s: %w", st.cfg.Slot, st.in.at, err)
 	}
 	st.copying = true
@@ -268,6 +272,9 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 		return fmt.Errorf("session that owns the slot: %w", err)
 	}
 	st.src.contact.Store(cdc.Stamp(time.Now()))
+	if err := st.checkPull(ctx); err != nil {
+		return err
+	}
 	if slot != nil {
 		st.src.metrics.observe(slot)
 		st.backlog.observe(slot.End, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
