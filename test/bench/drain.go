@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -93,7 +91,7 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 		}
 	}
 	if err == nil && c.delivers { // what does not, ends by itself, and cannot be asked any more
-		s.RSS, err = peakMiB(r.pid())
+		s.RSS = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)
 	if !c.delivers {
@@ -188,20 +186,8 @@ func (b *bench) verify(ctx context.Context, topic string, events int) error {
 	return err
 }
 
-// peakMiB is the most memory that a process has had resident.
-func peakMiB(pid int) (float64, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, after, _ := strings.Cut(string(status), "VmHWM:")
-	fields := strings.Fields(after)
-	if len(fields) == 0 {
-		return 0, nil // it has ended by itself
-	}
-	kib, err := strconv.ParseFloat(fields[0], 64)
-	return kib / 1024, err
-}
+// peakMiB is the most memory that a running process has had resident.
+func peakMiB(pid int) float64 { return float64(harness.PeakRSS(pid)) / (1 << 20) }
 
 // createTopic makes a topic, and waits until it can be written to.
 func (b *bench) createTopic(ctx context.Context, name string) (string, error) {

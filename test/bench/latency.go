@@ -138,7 +138,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		p, err = b.steady(ctx, dsn, topic, l)
 	}
 	if err == nil {
-		p.RSS, err = peakMiB(r.pid())
+		p.RSS = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)
 	p.CPU, p.Pulls = cpu.Seconds(), float64(strings.Count(r.log(), "pulling a backlog"))

@@ -17,9 +17,9 @@ import (
 	"testing"
 
 	"github.com/rs/zerolog"
-	"go.uber.org/goleak"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/test/harness"
 )
 
 var (
@@ -53,10 +53,5 @@ func testMain(m *testing.M) int {
 	defer func() { _ = os.RemoveAll(dir) }()
 	binDir = dir
 	zerolog.SetGlobalLevel(zerolog.Disabled) // the proxies' toxics log past their own logger
-	return envtest.Main(m,
-		// A proxy's goroutines end a moment after its connections.
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
-		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
-	)
+	return envtest.Main(m, harness.ProxyGoroutines()...)
 }

@@ -13,6 +13,7 @@ import (
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+	"go.uber.org/goleak"
 )
 
 // Link is a proxy between walpost and one server. Its methods are for one goroutine
@@ -124,4 +125,15 @@ func (l *Link) bounded(fn func() error) error {
 		return err
 	}
 	return l.Accept()
+}
+
+// ProxyGoroutines are those that may be left of proxies at the end of the tests. They end a
+// moment after their connections, or never where one side is gone and the other had sent
+// more than the proxy buffers.
+func ProxyGoroutines() []goleak.Option {
+	return []goleak.Option{
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).read"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2.(*ToxicLink).write"),
+		goleak.IgnoreAnyFunction("github.com/Shopify/toxiproxy/v2/toxics.(*ToxicStub).Run"),
+	}
 }

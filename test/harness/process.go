@@ -117,12 +117,16 @@ func (p *Process) watchMemory() {
 		case <-p.exited:
 			return
 		case <-ticker.C:
-			if n := memory(p.cmd.Process.Pid, "VmHWM"); n > 0 {
+			if n := PeakRSS(p.cmd.Process.Pid); n > 0 {
 				p.peak.Store(n)
 			}
 		}
 	}
 }
+
+// PeakRSS is the most memory, in bytes, that a running process has had resident; 0 if there
+// is no such process.
+func PeakRSS(pid int) int64 { return memory(pid, "VmHWM") }
 
 // memory returns a line of the process's status, in bytes.
 func memory(pid int, name string) int64 {

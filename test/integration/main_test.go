@@ -29,7 +29,7 @@ func testMain(m *testing.M) int {
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
 	binDir = dir
-	return envtest.Main(m)
+	return envtest.Main(m, harness.ProxyGoroutines()...)
 }
 
 // events is how many events a heavy test writes in each shape: 100,000, or what
