@@ -98,7 +98,7 @@ func (p Postgres) ConnString() string {
 func addParam(dsn, key, value string) string {
 	switch {
 	case !isURL(dsn):
-		return strings.TrimSpace(dsn + " " + key + "=" + quoteKeyword(value))
+		return trimLeft(dsn + " " + key + "=" + quoteKeyword(value))
 	case strings.Contains(dsn, "?"):
 		return dsn + "&" + key + "=" + escapeURL(value)
 	default:
@@ -215,13 +215,13 @@ func maskParam(key, value string) string {
 // https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-KEYWORD-VALUE
 func parseKeywords(s string) ([]pair, error) {
 	var pairs []pair
-	for rest := strings.TrimSpace(s); rest != ""; rest = strings.TrimSpace(rest) {
+	for rest := trimLeft(s); rest != ""; rest = trimLeft(rest) {
 		key, after, ok := strings.Cut(rest, "=")
-		key = strings.TrimSpace(key)
-		if !ok || key == "" || strings.ContainsAny(key, " \t\r\n\v\f'\\\x00") {
+		key = strings.Trim(key, spaces)
+		if !ok || key == "" || strings.ContainsAny(key, spaces+"'\\\x00") {
 			return nil, errDSN
 		}
-		value, tail, err := cutKeywordValue(strings.TrimSpace(after))
+		value, tail, err := cutKeywordValue(trimLeft(after))
 		if err != nil {
 			return nil, err
 		}
@@ -229,6 +229,14 @@ func parseKeywords(s string) ([]pair, error) {
 	}
 	return pairs, nil
 }
+
+// spaces part the words of a connection string. One behind a backslash belongs to
+// its word, so nothing is ever trimmed at the right.
+const spaces = " \t\r\n\v\f"
+
+func trimLeft(s string) string { return strings.TrimLeft(s, spaces) }
+
+var errBackslash = &invalidError{"ends in a backslash", `write a backslash as \\`}
 
 var errQuote = &invalidError{"has a quote that does not end", `in '...' write a quote as \' and a backslash as \\`}
 
@@ -241,12 +249,13 @@ func cutKeywordValue(s string) (value, rest string, err error) {
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '\\':
-			if i++; i < len(s) {
-				b.WriteByte(s[i])
-			} // one at the very end means nothing
+			if i++; i == len(s) {
+				return "", "", errBackslash
+			}
+			b.WriteByte(s[i])
 		case quoted && c == '\'':
 			return b.String(), s[i+1:], nil
-		case !quoted && strings.IndexByte(" \t\r\n\v\f", c) >= 0:
+		case !quoted && strings.IndexByte(spaces, c) >= 0:
 			return b.String(), s[i:], nil
 		default:
 			b.WriteByte(c)
@@ -261,7 +270,7 @@ func cutKeywordValue(s string) (value, rest string, err error) {
 var keywordQuoter = strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 
 func quoteKeyword(s string) string {
-	if s != "" && !strings.ContainsAny(s, " \t\r\n\v\f'\\") {
+	if s != "" && !strings.ContainsAny(s, spaces+"'\\") {
 		return s
 	}
 	return "'" + keywordQuoter.Replace(s) + "'"

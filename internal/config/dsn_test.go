@@ -79,7 +79,7 @@ func TestDSNHasPassword(t *testing.T) {
 
 // FuzzKeywords compares with pgx, which reads the same form.
 func FuzzKeywords(f *testing.F) {
-	for _, s := range []string{"host=db user=me", "user = 'a b' password=x", `user=a\ b`, `user='it\'s'`, "user=", "x", "user=a user=b", `user=\`} {
+	for _, s := range []string{"host=db user=me", "user = 'a b' password=x", `user=a\ b`, `user='it\'s'`, "user=", "x", "user=a user=b", `user=\`, `user=a\ `} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
