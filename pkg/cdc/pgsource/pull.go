@@ -35,17 +35,23 @@ type backlog struct {
 	behind atomic.Bool // there is enough to pull
 	off    bool        // not to be pulled any more in this stream; owned by the goroutine that reads
 
-	lastTotal int64 // of the last look; owned by watch
+	lastReceived cdc.LSN // of the last look; owned by watch, as lastTotal is
+	lastTotal    int64
 }
+
+// minStreamShare is the part of the WAL that what comes must come to, or pulling would
+// take longer. It is above minPullShare, so that there is no going to and fro.
+const minStreamShare = 3
 
 // observe is called from time to time with the end of WAL, what was received of it
 // and how many bytes have come from the server. A stream that is behind although
 // little comes is waiting for the server to decode, or for the sink.
 func (b *backlog) observe(end, received cdc.LSN, total int64) {
-	if b.above > 0 && end > received && end-received > b.above && total-b.lastTotal > int64(b.above)/4 {
+	came, covered := total-b.lastTotal, int64(received-min(received, b.lastReceived))
+	if b.above > 0 && end > received && end-received > b.above && came > int64(b.above)/4 && came > covered/minStreamShare {
 		b.behind.Store(true)
 	}
-	b.lastTotal = total
+	b.lastReceived, b.lastTotal = received, total
 }
 
 // shouldPull reports whether what follows is to be pulled.

@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	// pullChunk is how much WAL a chunk covers. The server decodes a chunk
-	// from the copy's restart_lsn, which moves only every 15 s and not past
-	// an open transaction: so a chunk is half of what is decoded again, if
-	// that is more. It keeps a chunk's messages in memory and temporary files.
+	// firstChunk is how much WAL the first chunk covers, which shows what the backlog
+	// is. pullChunk is how much those after it cover, or more until that many bytes of
+	// messages are to be expected: the server keeps them in memory and temporary files.
+	// It decodes a chunk from the copy's restart_lsn, which moves only every 15 s and
+	// not past an open transaction: so a chunk covers half of what is decoded again, up
+	// to maxPullChunk, if that is more.
+	firstChunk   = 16 << 20
 	pullChunk    = 64 << 20
 	maxPullChunk = 256 << 20
 
@@ -32,8 +35,8 @@ const (
 	// minPullShare is the part of a chunk that the messages must have come to, or it
 	// has brought little. Unless a transaction of ours is under way there, the time
 	// goes into decoding WAL that is none of ours, once in streaming and more than once
-	// in pulling.
-	minPullShare = 16
+	// in pulling. At a quarter both take about as long.
+	minPullShare = 4
 
 	// advanceBytes is how much confirmed WAL the live slot may keep while it is
 	// not streamed from, and advanceInterval for how long: each move makes the
@@ -173,35 +176,43 @@ func (p *puller) look(ctx context.Context) error {
 func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 	out := bufio.NewWriterSize(s, spoolBuffer)
 	advanced, last := st.confirmable(), time.Now()
+	var chunk cdc.LSN = firstChunk
 	for far := false; p.at < p.end; {
 		if p.at-p.restart > maxRedecode {
 			return errRedecoded
 		}
-		chunk := min(max(pullChunk, (p.at-p.restart)/2), maxPullChunk)
-		if far {
-			chunk = farChunk
-		}
+		chunk = max(chunk, min((p.at-p.restart)/2, maxPullChunk))
 		from, known, before := p.at, p.end, p.pulled
 		goal := min(from+chunk, known)
 		s.waited = 0
-		if err := st.fetchTo(p, goal, out); err != nil {
-			return err
+		err := st.fetchTo(p, goal, out)
+		if err == nil {
+			err = p.look(ctx)
 		}
-		if err := p.look(ctx); err != nil {
+		if err != nil {
 			return err
 		}
 		if err := errors.Join(writeFrame(out, frameEnd, binary.BigEndian.AppendUint64(nil, uint64(p.at))), out.Flush()); err != nil {
 			return err
 		}
-		little := p.pulled-before < int64(goal-from)/minPullShare
-		if goal == known || little && far {
+		covered, brought := goal-from, cdc.LSN(p.pulled-before)
+		little := brought < covered/minPullShare
+		if goal == known {
 			return nil
 		}
-		if far = little; far {
-			if ours, err := st.probe(ctx, p); err != nil || !ours {
-				return err
+		if little {
+			ours := false
+			if !far {
+				if ours, err = st.probe(ctx, p); err != nil {
+					return err
+				}
+			}
+			if !ours {
+				return nil
 			}
 		}
+		far = little
+		chunk = nextChunk(covered, brought)
 		if now := st.confirmable(); now-advanced > advanceBytes || time.Since(last) > advanceInterval {
 			if err := st.advance(ctx, p.conn); err != nil {
 				return err
@@ -212,6 +223,15 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 	return nil
 }
 
+// nextChunk returns how much WAL a chunk is to cover, from how many bytes of messages
+// the last one has brought. One that brought little is followed by the largest.
+func nextChunk(covered, brought cdc.LSN) cdc.LSN {
+	if brought < covered/minPullShare {
+		return farChunk
+	}
+	return min(max(pullChunk, covered*pullChunk/brought), farChunk)
+}
+
 // probe reports whether a large transaction with rows of ours is under way where the copy
 // stands. The server shows what it has of such a one to who would stream it, and of others
 // the frame without rows.
@@ -219,8 +239,11 @@ func (st *Stream) probe(ctx context.Context, p *puller) (bool, error) {
 	if p.end-p.at <= pullChunk {
 		return false, nil // not worth it
 	}
-	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT count(*) > 0 FROM pg_logical_slot_peek_binary_changes(%s, '%s', NULL, 'proto_version', '2', 'streaming', 'on', %s) WHERE get_byte(data, 0) = %d",
-		literal(p.slot), p.at+probeChunk, strings.Join(st.pluginArgs(", "), ", "), pgoutput.KindInsert), 1)
+	messages := fmt.Sprintf("SELECT get_byte(data, 0) AS kind, n FROM pg_logical_slot_peek_binary_changes(%s, '%s', NULL, 'proto_version', '2', 'streaming', 'on', %s) WITH ORDINALITY AS _ (lsn, xid, data, n)",
+		literal(p.slot), p.at+probeChunk, strings.Join(st.pluginArgs(", "), ", "))
+	framed := fmt.Sprintf("SELECT kind, sum((kind = %d)::int - (kind = %d)::int) OVER (ORDER BY n) AS frames FROM (%s) _",
+		pgoutput.KindStreamStart, pgoutput.KindStreamStop, messages)
+	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT EXISTS (SELECT FROM (%s) _ WHERE kind = %d AND frames > 0)", framed, pgoutput.KindInsert), 1)
 	if err != nil {
 		return false, fmt.Errorf("look for a large transaction: %w", err)
 	}
