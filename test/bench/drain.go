@@ -69,8 +69,9 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	} else if slot, err = b.copySlot(ctx); err != nil {
 		return s, err
 	}
+	topics := w.topicNames(slot)
 	if c.delivers {
-		if topic, err = b.createTopic(ctx, slot); err != nil {
+		if topic, err = b.createTopics(ctx, w, slot); err != nil {
 			return s, err
 		}
 	}
@@ -81,13 +82,13 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	}
 	if c.delivers {
 		var until time.Time
-		until, err = b.await(ctx, topic, int64(w.until()))
+		until, err = b.await(ctx, int64(w.until()), topics...)
 		if err == nil && c.transactions && !w.first {
-			until, err = b.rest(ctx, topic)
+			until, err = b.rest(ctx, topics...)
 		}
 		s.Wall = until.Sub(begun).Seconds()
 		if err == nil && w.first {
-			_, err = b.await(ctx, topic, int64(w.Events))
+			_, err = b.await(ctx, int64(w.Events), topics...)
 		}
 	}
 	if err == nil && c.delivers { // what does not, ends by itself, and cannot be asked any more
@@ -102,7 +103,7 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 		return s, fmt.Errorf("%w\n%s", err, r.log())
 	}
 	if c.delivers {
-		err = b.verify(ctx, topic, w.Events)
+		err = b.verify(ctx, w.Events, topics...)
 	}
 	if err == nil && !c.polls {
 		const kept = "SELECT ($2::pg_lsn - confirmed_flush_lsn) / 1048576.0 FROM pg_replication_slots WHERE slot_name = $1"
@@ -122,27 +123,27 @@ const (
 	restTime = 500 * time.Millisecond
 )
 
-// await waits until the topic has n records that are acknowledged, and returns the time.
-func (b *bench) await(ctx context.Context, topic string, n int64) (time.Time, error) {
+// await waits until the topics have n records that are acknowledged, and returns the time.
+func (b *bench) await(ctx context.Context, n int64, topics ...string) (time.Time, error) {
 	for deadline := time.Now().Add(runLimit); ; time.Sleep(awaitInterval) {
-		got, err := b.count(ctx, topic)
+		got, err := b.count(ctx, topics...) // a new topic is known to the broker a little later
 		now := time.Now()
-		if err != nil || got >= n {
+		if err == nil && got >= n || ctx.Err() != nil {
 			return now, err
 		}
 		if now.After(deadline) {
-			return now, fmt.Errorf("%d of %d records after %s", got, n, runLimit)
+			return now, errors.Join(err, fmt.Errorf("%d of %d records after %s", got, n, runLimit))
 		}
 	}
 }
 
-// rest waits until the topic has not grown for restTime, and returns when it last did.
+// rest waits until the topics have not grown for restTime, and returns when it last did.
 // What is written in transactions has markers among the records: their number tells
 // only that the end is near.
-func (b *bench) rest(ctx context.Context, topic string) (last time.Time, err error) {
+func (b *bench) rest(ctx context.Context, topics ...string) (last time.Time, err error) {
 	before := int64(0)
 	for last = time.Now(); time.Since(last) < restTime; time.Sleep(awaitInterval) {
-		got, err := b.count(ctx, topic)
+		got, err := b.count(ctx, topics...)
 		if err != nil {
 			return last, err
 		}
@@ -153,10 +154,10 @@ func (b *bench) rest(ctx context.Context, topic string) (last time.Time, err err
 	return last, nil
 }
 
-// count returns how many records of a topic a consumer of committed ones may read, and
+// count returns how many records of the topics a consumer of committed ones may read, and
 // the markers of transactions.
-func (b *bench) count(ctx context.Context, topic string) (n int64, err error) {
-	ends, err := b.admin.ListCommittedOffsets(ctx, topic)
+func (b *bench) count(ctx context.Context, topics ...string) (n int64, err error) {
+	ends, err := b.admin.ListCommittedOffsets(ctx, topics...)
 	if err == nil {
 		err = ends.Error()
 	}
@@ -165,10 +166,10 @@ func (b *bench) count(ctx context.Context, topic string) (n int64, err error) {
 }
 
 // verify counts the distinct ids that a consumer of committed records sees.
-func (b *bench) verify(ctx context.Context, topic string, events int) error {
+func (b *bench) verify(ctx context.Context, events int, topics ...string) error {
 	ids := make(map[string]struct{}, events)
 	n := 0
-	err := harness.ConsumeCommitted(ctx, b.kafka.Addrs(), []string{topic}, func(r *kgo.Record, _ int32) {
+	err := harness.ConsumeCommitted(ctx, b.kafka.Addrs(), topics, func(r *kgo.Record, _ int32) {
 		n++
 		for _, h := range r.Headers {
 			if h.Key == "id" {
@@ -182,21 +183,26 @@ func (b *bench) verify(ctx context.Context, topic string, events int) error {
 	if len(ids) != events {
 		return fmt.Errorf("%d distinct ids in %d records, want %d", len(ids), n, events)
 	}
-	_, err = b.admin.DeleteTopics(ctx, topic)
+	_, err = b.admin.DeleteTopics(ctx, topics...)
 	return err
 }
 
 // peakMiB is the most memory that a running process has had resident.
 func peakMiB(pid int) float64 { return float64(harness.PeakRSS(pid)) / (1 << 20) }
 
-// createTopic makes a topic, and waits until it can be written to.
-func (b *bench) createTopic(ctx context.Context, name string) (string, error) {
-	if _, err := b.admin.CreateTopic(ctx, 12, 1, nil, name); err != nil {
+// createTopics makes the topics of a run, waits until they can be written to, and returns
+// what walpost calls them.
+func (b *bench) createTopics(ctx context.Context, w workload, name string) (string, error) {
+	partitions, names := int32(12), w.topicNames(name)
+	if w.topics > 0 {
+		name, partitions = name+"-${routedByValue}", 1
+	}
+	if _, err := b.admin.CreateTopics(ctx, partitions, 1, nil, names...); err != nil {
 		return "", err
 	}
 	deadline := time.Now().Add(runLimit)
 	for {
-		_, err := b.count(ctx, name)
+		_, err := b.count(ctx, names...)
 		if err == nil || time.Now().After(deadline) {
 			return name, err
 		}

@@ -122,7 +122,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		}
 		defer func() { err = errors.Join(err, b.dropSlot(ctx, slot)) }()
 	}
-	topic, err := b.createTopic(ctx, slot)
+	topic, err := b.createTopics(ctx, workload{}, slot)
 	if err != nil {
 		return p, err
 	}
@@ -132,7 +132,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 	}
 	const first = 10 // events that show that it is up
 	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300)", first)); err == nil {
-		_, err = b.await(ctx, topic, first)
+		_, err = b.await(ctx, first, topic)
 	}
 	if err == nil {
 		p, err = b.steady(ctx, dsn, topic, l)

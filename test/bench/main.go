@@ -52,6 +52,7 @@ type settings struct {
 	rates      string
 	duration   time.Duration
 	json, svg  string
+	growth     bool
 }
 
 // bench is the servers and settings of one run.
@@ -80,6 +81,7 @@ func run(ctx context.Context) (err error) {
 	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
+	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it, and what shards bring")
 	flag.Parse()
 
 	if b.dir, err = os.MkdirTemp("", "walpost-bench-"); err != nil {
@@ -91,15 +93,24 @@ func run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
 	b.report.describe(&b)
+	measure := b.compare
+	if b.growth {
+		measure = b.grow
+	}
+	if err := measure(ctx); err != nil {
+		return err
+	}
+	return b.report.write(b.json, b.svg)
+}
+
+// compare measures the contenders.
+func (b *bench) compare(ctx context.Context) error {
 	for _, w := range b.selectedWorkloads() {
 		if err := b.drain(ctx, w); err != nil {
 			return fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
-	if err := b.latencies(ctx); err != nil {
-		return err
-	}
-	return b.report.write(b.json, b.svg)
+	return b.latencies(ctx)
 }
 
 // selected reports whether one of the comma-separated words is part of name.

@@ -14,6 +14,7 @@ type workload struct {
 	Bytes  int    `json:"payload_bytes"`
 	batch  int    // rows in a transaction; 0: all of them
 	beside int    // rows of another table, among them
+	topics int    // that the events go to, each with one partition; 0: one with 12
 	first  bool   // only the first record counts
 }
 
@@ -39,12 +40,12 @@ const setup = `
 	CREATE TABLE outbox (seq bigserial PRIMARY KEY, id uuid NOT NULL DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
 	CREATE TABLE other (n int PRIMARY KEY, pad text);
 	CREATE PUBLICATION walpost FOR TABLE outbox WITH (publish = 'insert');
-	CREATE PROCEDURE fill(n int, batch int, bytes int) LANGUAGE plpgsql AS $$
+	CREATE PROCEDURE fill(n int, batch int, bytes int, types int) LANGUAGE plpgsql AS $$
 	DECLARE i int := 1;
 	BEGIN
 		WHILE i <= n LOOP
 			INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-			SELECT 'order', 'order-' || k % 1000, 'created', jsonb_build_object('n', k, 'pad', repeat(substr(md5(k::text), 1, 20), (bytes - 20) / 20))
+			SELECT CASE types WHEN 0 THEN 'order' ELSE (k % types)::text END, 'order-' || k % 1000, 'created', jsonb_build_object('n', k, 'pad', repeat(substr(md5(k::text), 1, 20), (bytes - 20) / 20))
 			FROM generate_series(i, least(i + batch - 1, n)) k;
 			COMMIT;
 			i := i + batch;
@@ -74,7 +75,7 @@ func (w workload) fill(ctx context.Context, conn *pgx.Conn) error {
 		return err
 	}
 	if w.beside == 0 {
-		_, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d)", w.Events, w.batch, w.Bytes))
+		_, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d, %d)", w.Events, w.batch, w.Bytes, w.topics))
 		return err
 	}
 	for i := range parts {
@@ -82,7 +83,7 @@ func (w workload) fill(ctx context.Context, conn *pgx.Conn) error {
 		if _, err := conn.Exec(ctx, "INSERT INTO other SELECT n, repeat('x', 50) FROM generate_series($1::int, $2::int) n", first, last); err != nil {
 			return err
 		}
-		if _, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d)", (i+1)*w.Events/parts-i*w.Events/parts, w.batch, w.Bytes)); err != nil {
+		if _, err := conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, %d, %d, %d)", (i+1)*w.Events/parts-i*w.Events/parts, w.batch, w.Bytes, w.topics)); err != nil {
 			return err
 		}
 	}
