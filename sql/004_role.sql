@@ -41,5 +41,9 @@ BEGIN
   END IF;
   EXECUTE format('GRANT USAGE ON SCHEMA walpost TO %I', role);
   EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO %I', role);
+  IF to_regclass('walpost.checkpoint_log') IS NOT NULL THEN
+    EXECUTE format('GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO %I', role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.replay TO %I', role);
+  END IF;
 END
 $do$;

@@ -44,7 +44,10 @@ func (n Names) objects(file string) []Object {
 	case Publication:
 		return []Object{named("publication", n.Publication, `SELECT EXISTS (SELECT FROM pg_publication WHERE pubname = $1)`)}
 	case Checkpoint:
-		return []Object{tableObject(pgx.Identifier{"walpost", "checkpoint"})}
+		return []Object{
+			tableObject(pgx.Identifier{"walpost", "checkpoint"}), tableObject(pgx.Identifier{"walpost", "checkpoint_log"}),
+			tableObject(pgx.Identifier{"walpost", "replay"}),
+		}
 	case Role:
 		return []Object{named("role", n.Role, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`)}
 	case Slot:

@@ -200,10 +200,14 @@ func testLeavesAlone(t *testing.T, server *testenv.PostgresServer) {
 		CREATE PUBLICATION walpost FOR TABLE public.other;
 		CREATE SCHEMA walpost;
 		CREATE TABLE walpost.checkpoint (slot text);
+		CREATE TABLE walpost.checkpoint_log (slot text);
+		CREATE TABLE walpost.replay (id text);
 		CREATE ROLE ` + role + ` NOLOGIN;
 		GRANT CONNECT ON DATABASE ` + pgx.Identifier{conn.Config().Database}.Sanitize() + ` TO ` + role + `;
 		GRANT USAGE ON SCHEMA walpost TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO ` + role
+		GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO ` + role + `;
+		GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO ` + role + `;
+		GRANT SELECT, INSERT, UPDATE ON walpost.replay TO ` + role
 	if _, err := conn.PgConn().Exec(t.Context(), setup).ReadAll(); err != nil {
 		t.Fatal(err)
 	}

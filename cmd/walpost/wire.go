@@ -32,12 +32,15 @@ type service struct {
 	store    store
 	letters  *kafka.Reader // nil without dead letters
 	started  time.Time
+	recent   *admin.Recent
 	pipeline *cdc.Pipeline
 }
 
 // newService wires the parts. It neither connects nor starts anything.
 func newService(cfg config.Config, log *slog.Logger) (*service, error) {
-	s := &service{cfg: cfg, log: log, registry: prometheus.NewRegistry(), started: time.Now()}
+	recent := &admin.Recent{}
+	log = slog.New(recent.Handler(log.Handler()))
+	s := &service{cfg: cfg, log: log, recent: recent, registry: prometheus.NewRegistry(), started: time.Now()}
 	s.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		admin.NewBuildInfo(readBuildInfo().Version))
 	router, err := newRouter(cfg.Outbox)
@@ -111,6 +114,9 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
 	}
 	g.Go(func() error { return s.sink.Watch(gctx) })
+	if s.keepsLog() {
+		g.Go(func() error { return (&upkeep{s: s}).run(gctx) })
+	}
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)
@@ -121,19 +127,26 @@ func (s *service) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// keepsLog reports whether the database holds walpost's own tables. Where the checkpoint is
+// elsewhere nothing is written there but what was asked for.
+func (s *service) keepsLog() bool {
+	store := s.cfg.Checkpoint.Store
+	return store == config.StorePostgres || store == config.StoreKafka || s.cfg.Replay.Window > 0 || s.cfg.Purge.OlderThan > 0
+}
+
 func (s *service) listening(addr net.Addr) {
 	s.log.Info("admin server listening", "address", addr.String())
 }
 
 func (s *service) adminConfig() admin.Config {
-	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Report: s.report, Gatherer: s.registry, Logger: s.log}
+	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Report: s.report, Settings: s.cfg.Effective(), Gatherer: s.registry, Logger: s.log}
 }
 
 func (s *service) report(ctx context.Context) (admin.Report, error) {
 	p := s.cfg.Postgres
 	r := admin.Report{
 		Version: readBuildInfo().Version, Slot: p.Slot, Publication: p.Publication, Shard: p.Shard.String(),
-		Started: s.started, Circuits: map[string]string{},
+		Started: s.started, Circuits: map[string]string{}, Recent: s.recent.Lines(),
 	}
 	for component, state := range s.circuits() {
 		r.Circuits[component] = state.String()
@@ -175,12 +188,16 @@ func newRouter(o config.Outbox) (*outbox.Router, error) {
 }
 
 func newSource(cfg config.Config, columns []string, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
+	return pgsource.New(sourceConfig(cfg, columns, log, reg))
+}
+
+func sourceConfig(cfg config.Config, columns []string, log *slog.Logger, reg prometheus.Registerer) pgsource.Config {
 	var tables []pgsource.Table
 	for _, t := range cfg.Outbox.Tables {
 		tables = append(tables, pgsource.Table(t))
 	}
 	p := cfg.Postgres
-	return pgsource.New(pgsource.Config{
+	return pgsource.Config{
 		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
 		Columns: columns, Binary: outbox.BinarySafe,
 		Filtered:    p.Shard.Count > 0,
@@ -189,7 +206,7 @@ func newSource(cfg config.Config, columns []string, log *slog.Logger, reg promet
 		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval, PullAbove: pullAbove(p.PullAbove),
 		MaxTxMemory: int64(cfg.Delivery.MaxTxMemory), SpillDir: cfg.Delivery.SpillDir,
 		Registerer: reg, Logger: log,
-	})
+	}
 }
 
 // pullAbove makes the setting's word for never the source's.

@@ -1,5 +1,5 @@
-// Package admin is what an operator's tools ask: liveness, readiness and
-// metrics, over HTTP.
+// Package admin is what an operator and their tools ask: liveness, readiness,
+// metrics and a status page, over HTTP.
 package admin
 
 import (
@@ -28,6 +28,9 @@ type Config struct {
 	// Report returns what /status shows, and an error if it is not whole. It is called
 	// for each request, from any goroutine.
 	Report func(context.Context) (Report, error)
+
+	// Settings is what /config shows as JSON. It must hold no secret.
+	Settings any
 
 	// Gatherer is what /metrics shows.
 	Gatherer prometheus.Gatherer
@@ -91,6 +94,8 @@ func Handler(cfg Config) http.Handler {
 		}
 		_, _ = fmt.Fprintln(w, word)
 	})
+	mux.HandleFunc("GET /{$}", servePage)
+	mux.HandleFunc("GET /config", serveSettings(cfg))
 	mux.HandleFunc("GET /status", serveReport(cfg))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux

@@ -35,12 +35,28 @@ type Report struct {
 	InFlightEvents float64 `json:"in_flight_events"`
 	InFlightBytes  float64 `json:"in_flight_bytes"`
 
+	// Latency is the histogram of the time from commit to acknowledgement, cumulative as
+	// Prometheus has it; the last bound is null.
+	Latency []Bucket `json:"latency"`
+
+	SlotRetained float64 `json:"slot_retained_bytes"`
+	SlotSafe     float64 `json:"slot_safe_bytes"` // left before the slot may be lost; -1 without a limit
+	SlotStatus   string  `json:"slot_status"`     // as pg_replication_slots has it; empty while it is not known
+
 	OpenDeadLetters int  `json:"open_dead_letters"`
 	ParkedKeys      int  `json:"parked_keys"`
 	ParkedEvents    int  `json:"parked_events"`
 	Held            bool `json:"held"` // nothing is taken, since too much is dead or parked
 
 	Circuits map[string]string `json:"circuit_state"` // by component: closed, half-open or open
+
+	Recent []Line `json:"recent"` // warnings and errors of the log, the newest first
+}
+
+// Bucket is how many events took as long or less.
+type Bucket struct {
+	LE    *float64 `json:"le"` // seconds; nil is all
+	Count uint64   `json:"count"`
 }
 
 // Take fills in what comes from the pipeline and from the metrics, which it returns an
@@ -54,10 +70,30 @@ func (r *Report) Take(status cdc.Status, metrics prometheus.Gatherer, now time.T
 	for name, to := range map[string]*float64{
 		"walpost_lag_bytes": &r.LagBytes, "walpost_events_processed_total": &r.Processed,
 		"walpost_in_flight_events": &r.InFlightEvents, "walpost_in_flight_bytes": &r.InFlightBytes,
+		"walpost_slot_retained_bytes": &r.SlotRetained, "walpost_slot_safe_bytes": &r.SlotSafe,
 	} {
 		*to = sum(families, name)
 	}
+	r.takeSlot(families)
 	return err
+}
+
+// takeSlot fills in what is no plain number.
+func (r *Report) takeSlot(families []*dto.MetricFamily) {
+	r.Latency = []Bucket{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			switch {
+			case f.GetName() == "walpost_slot_status" && m.GetGauge().GetValue() == 1:
+				r.SlotStatus = m.GetLabel()[0].GetValue()
+			case f.GetName() == "walpost_publish_latency_seconds":
+				for _, b := range m.GetHistogram().GetBucket() {
+					r.Latency = append(r.Latency, Bucket{new(b.GetUpperBound()), b.GetCumulativeCount()})
+				}
+				r.Latency = append(r.Latency, Bucket{nil, m.GetHistogram().GetSampleCount()})
+			}
+		}
+	}
 }
 
 // sum adds up the series of a counter or gauge.

@@ -10,6 +10,8 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walpost/walpost/internal/progress"
 )
 
 const (
@@ -85,9 +87,9 @@ func (b *bench) newWriter(ctx context.Context) (*pgx.Conn, error) {
 func (b *bench) load(ctx context.Context) error {
 	b.say("writing %s events of %d bytes to %s", humanize.Comma(int64(b.cfg.Events)), b.cfg.Bytes, b.names.qualified())
 	begun := time.Now()
-	bar := newBar(b.cfg.Out, "load", b.cfg.Events)
-	defer bar.done()
-	ctx, progress, stop := watch(ctx, b.cfg.Patience)
+	bar := progress.New(b.cfg.Out, "load", int64(b.cfg.Events))
+	defer bar.Done()
+	ctx, alive, stop := watch(ctx, b.cfg.Patience)
 	defer stop()
 	conn, err := b.newWriter(ctx)
 	if err != nil {
@@ -97,7 +99,7 @@ func (b *bench) load(ctx context.Context) error {
 	if _, err := conn.Exec(ctx, "SET synchronous_commit = off"); err != nil {
 		return because(ctx, err)
 	}
-	err = b.write(ctx, conn.PgConn(), bar, progress)
+	err = b.write(ctx, conn.PgConn(), bar, alive)
 	if err == nil {
 		_, err = conn.Exec(ctx, "SET synchronous_commit = on; COMMENT ON TABLE "+b.names.qualified()+" IS 'Made by walpost bench'")
 	}
@@ -106,7 +108,7 @@ func (b *bench) load(ctx context.Context) error {
 }
 
 // write sends the statements in rounds. A transaction is what is between two syncs.
-func (b *bench) write(ctx context.Context, conn *pgconn.PgConn, bar bar, progress func()) error {
+func (b *bench) write(ctx context.Context, conn *pgconn.PgConn, bar progress.Bar, alive func()) error {
 	p := conn.StartPipeline(ctx)
 	rows := max(1, min(pieceRows, int64(pieceBytes/b.cfg.Bytes)))
 	var sent, answers int
@@ -122,10 +124,10 @@ func (b *bench) write(ctx context.Context, conn *pgconn.PgConn, bar bar, progres
 			continue
 		}
 		if err := flush(p, answers); err != nil {
-			return fmt.Errorf("%w, of %d events %d were written before", because(ctx, err), b.cfg.Events, bar.at())
+			return fmt.Errorf("%w, of %d events %d were written before", because(ctx, err), b.cfg.Events, bar.At())
 		}
-		progress()
-		bar.set(int(queued))
+		alive()
+		bar.Set(queued)
 		sent, answers, size = 0, 0, 0
 	}
 	if err := p.Sync(); err != nil { // after a flush a pipeline wants one
@@ -154,9 +156,9 @@ func flush(p *pgconn.Pipeline, answers int) error {
 	return nil
 }
 
-// watch returns a context that ends when progress is not called for as long as patience
+// watch returns a context that ends when alive is not called for as long as patience
 // lasts. Stop releases it.
-func watch(ctx context.Context, patience time.Duration) (_ context.Context, progress, stop func()) {
+func watch(ctx context.Context, patience time.Duration) (_ context.Context, alive, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	timer := time.AfterFunc(patience, func() { cancel(fmt.Errorf("no answer for %s", patience)) })
 	return ctx, func() { timer.Reset(patience) }, func() { timer.Stop(); cancel(nil) }

@@ -11,13 +11,15 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/walpost/walpost/internal/progress"
 )
 
 // backlog measures how long a process takes for what was written before it started.
 func (b *bench) backlog(ctx context.Context) error {
 	b.say("starting walpost and reading topic %s", b.names.Topic())
-	bar := newBar(b.cfg.Out, "backlog", b.cfg.Events)
-	defer bar.done()
+	bar := progress.New(b.cfg.Out, "backlog", int64(b.cfg.Events))
+	defer bar.Done()
 	begun := time.Now()
 	var first, last time.Duration
 	b.reader.fresh = func(_ int64, at time.Time) {
@@ -25,7 +27,7 @@ func (b *bench) backlog(ctx context.Context) error {
 		if first == 0 {
 			first = last
 		}
-		bar.set(b.reader.received)
+		bar.Set(int64(b.reader.received))
 	}
 	u, err := b.beside(ctx, func(ctx context.Context) error {
 		return b.reader.until(ctx, func() bool { return b.reader.received >= b.cfg.Events })
@@ -101,8 +103,8 @@ func (b *bench) probe(ctx context.Context) error {
 
 // stream writes and reads.
 func (b *bench) stream(ctx context.Context, p plan, arrived, committed *histogram) error {
-	bar := newBar(b.cfg.Out, "steady", p.events)
-	defer bar.done()
+	bar := progress.New(b.cfg.Out, "steady", int64(p.events))
+	defer bar.Done()
 	conns := make([]*pgx.Conn, 0, sessions)
 	defer func() {
 		for _, conn := range conns {
@@ -120,7 +122,7 @@ func (b *bench) stream(ctx context.Context, p plan, arrived, committed *histogra
 	want := b.reader.received + p.events
 	b.reader.fresh = func(n int64, at time.Time) {
 		arrived.record(at.Sub(begun.Add(p.due(int(n-base) / p.batch))))
-		bar.set(b.reader.received - want + p.events)
+		bar.Set(int64(b.reader.received - want + p.events))
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	for i, conn := range conns {

@@ -19,6 +19,8 @@ type Config struct {
 	Kafka      Kafka
 	Delivery   Delivery
 	Checkpoint Checkpoint
+	Replay     Replay
+	Purge      Purge
 	Admin      Admin
 	Log        Log
 
@@ -238,6 +240,25 @@ const (
 	StoreFile     Store = "file"
 	StoreKafka    Store = "kafka"
 )
+
+// Replay says what is kept to be published again.
+type Replay struct {
+	Window   time.Duration // zero: nothing
+	MaxBytes Bytes
+}
+
+// Purge says what is deleted from the outbox table.
+type Purge struct {
+	OlderThan  time.Duration // zero: nothing
+	Archive    Archive       // empty: nothing is archived
+	ArchiveDir string        // an existing folder, with Archive and only then
+}
+
+// Archive is a form of what is archived.
+type Archive string
+
+// ArchiveNDJSON is a line of JSON for each row.
+const ArchiveNDJSON Archive = "ndjson"
 
 // Admin says how the service is watched.
 type Admin struct {

@@ -148,6 +148,27 @@ var duration = parser[time.Duration]{kind: kindDuration, parse: func(s string) (
 	return d, nil
 }}
 
+// span is a duration that may be long: it takes days too, as in 7d or 1d12h.
+var span = parser[time.Duration]{kind: kindDuration, parse: func(s string) (time.Duration, error) {
+	days, rest, found := strings.Cut(s, "d")
+	if !found {
+		return duration.parse(s)
+	}
+	n, err := strconv.ParseUint(days, 10, 16)
+	if err != nil {
+		return invalid[time.Duration](strconv.Quote(s)+" is not a duration", "a number with a unit, as in 90m, 36h, 7d or 1d12h")
+	}
+	d := time.Duration(n) * 24 * time.Hour
+	if rest == "" {
+		return d, nil
+	}
+	more, err := duration.parse(rest)
+	return d + more, err
+}}
+
+// ParseSpan reads a duration that may be long, as in 90m, 36h, 7d or 1d12h.
+func ParseSpan(s string) (time.Duration, error) { return orZero(span).parse(s) }
+
 func durationHint(s string) string {
 	if _, err := strconv.ParseUint(s, 10, 32); err == nil {
 		return "add a unit: " + s + "s or " + s + "ms"

@@ -186,7 +186,7 @@ func TestFileProblems(t *testing.T) {
 // laterKeys are keys of the contract that a later version will have.
 var laterKeys = []string{
 	"outbox.key_format", "outbox.value_format", "outbox.expand_json", "outbox.tombstone_on_empty",
-	"outbox.headers", "messages.prefix", "replay.window", "replay.max_bytes", "purge.older_than", "purge.archive", "snapshot",
+	"outbox.headers", "messages.prefix", "snapshot",
 	"kafka.schema_registry.url",
 }
 

@@ -130,6 +130,14 @@ var rules = []rule{
 		},
 	},
 	{
+		"purge.archive", "purge.archive_dir", needs, "a folder that exists",
+		func(c *Config) bool { return c.Purge.Archive != "" && c.Purge.ArchiveDir == "" },
+	},
+	{
+		"purge.archive_dir", "purge.archive", noEffectIf, "set purge.archive to ndjson",
+		func(c *Config) bool { return c.Purge.Archive == "" && c.Purge.ArchiveDir != "" },
+	},
+	{
 		"checkpoint.store", "checkpoint.file", needs, "the path of the file",
 		func(c *Config) bool { return c.Checkpoint.Store == StoreFile && c.Checkpoint.File == "" },
 	},

@@ -318,6 +318,35 @@ var settings = []setting{
 	},
 
 	{
+		Key: "replay.window", Default: "0",
+		Help: "Time for which the service keeps what it has published in WAL, so that walpost replay can publish it again. " +
+			"0 keeps nothing. It takes a slot of its own, SLOT_bm_window.",
+		field: into(orZero(within(span, time.Minute, unlimited)), func(c *Config) *time.Duration { return &c.Replay.Window }),
+	},
+	{
+		Key: "replay.max_bytes", Default: "10GiB",
+		Help:  "WAL that replay.window keeps at most, whatever the time, and that a new bookmark may keep at once.",
+		field: into(within(byteCount, 1, unlimited), func(c *Config) *Bytes { return &c.Replay.MaxBytes }),
+	},
+
+	{
+		Key: "purge.older_than", Default: "0",
+		Help: "Age from which on the service deletes published rows from the outbox table, in small batches. " +
+			"Rows that are not published and confirmed, or behind a bookmark, are never deleted. 0 deletes nothing.",
+		field: into(orZero(within(span, time.Minute, unlimited)), func(c *Config) *time.Duration { return &c.Purge.OlderThan }),
+	},
+	{
+		Key: "purge.archive", Means: "nothing is archived",
+		Help:  "Form in which rows are written to purge.archive_dir before they are deleted: JSON lines.",
+		field: into(oneOf("", ArchiveNDJSON), func(c *Config) *Archive { return &c.Purge.Archive }),
+	},
+	{
+		Key:   "purge.archive_dir",
+		Help:  "Folder for what purge.archive writes.",
+		field: into(existingFolder, func(c *Config) *string { return &c.Purge.ArchiveDir }),
+	},
+
+	{
 		Key: "admin.listen", Default: "127.0.0.1:9187",
 		Help:  "Address of the health checks and metrics. Empty turns them off.",
 		field: into(listenAddress, func(c *Config) *string { return &c.Admin.Listen }),

@@ -11,6 +11,10 @@ import (
 // checkpoint.
 var ErrFenced = errors.New("checkpoint is owned by another process")
 
+// ErrSkip is what [Config.Route] returns for an event that is not to be published. It
+// counts as handed over and acknowledged.
+var ErrSkip = errors.New("event is not to be published")
+
 // RefusedError is a failure that trying again cannot mend: somebody must change
 // something first. Hint says what, in one line.
 type RefusedError struct {

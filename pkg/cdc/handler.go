@@ -54,6 +54,12 @@ func (h *handler) Insert(ctx context.Context, ev *Event) error {
 		return h.recognize(ev)
 	}
 	r, poison, err := h.route(ev)
+	if errors.Is(err, ErrSkip) {
+		r.Free()
+		h.handed++
+		h.lastID = h.lastID[:0]
+		return nil
+	}
 	if err != nil {
 		return h.poison(ctx, "route", err, ev, r)
 	}
@@ -101,7 +107,7 @@ func (h *handler) recognize(ev *Event) error {
 		return nil
 	}
 	r, _, err := h.route(ev)
-	if err == nil && string(r.ID) == string(h.lastID) {
+	if (err == nil || errors.Is(err, ErrSkip)) && string(r.ID) == string(h.lastID) {
 		r.Free()
 		return nil
 	}

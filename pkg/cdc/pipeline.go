@@ -23,7 +23,8 @@ type Config struct {
 	// Route makes a record of an event. It copies what it keeps, and is
 	// called from one goroutine. A [PoisonError] says that the event can
 	// never be published; with it comes a record of what could be read. It
-	// ends the pipeline, unless there are DeadLetters.
+	// ends the pipeline, unless there are DeadLetters. [ErrSkip], with no record,
+	// passes over the event.
 	Route func(*Event) (*Record, error)
 
 	// Transactional says that Sink and Store are transactional, as [Sink] has

@@ -131,7 +131,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		return p, err
 	}
 	const first = 10 // events that show that it is up
-	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300)", first)); err == nil {
+	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300, 0)", first)); err == nil {
 		_, err = b.await(ctx, first, topic)
 	}
 	if err == nil {

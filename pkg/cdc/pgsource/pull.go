@@ -70,7 +70,7 @@ func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 	p, err := st.openPuller(ctx)
 	if err == nil {
 		st.cfg.Logger.Info("pulling a backlog", "from_lsn", st.in.at.String(), "bytes", uint64(p.end-st.in.at))
-		err = st.pullAll(ctx, h, p)
+		err = st.pullAll(ctx, h, p, st.fetch)
 	}
 	if err == nil {
 		st.cfg.Logger.Info("backlog pulled", "lsn", st.in.at.String(), "bytes", p.pulled)
@@ -111,9 +111,9 @@ const (
 	frameEnd = 'e' // of a chunk: the position of the copy as 8 bytes
 )
 
-// pullAll fetches chunks in a goroutine of its own, which also closes p, and hands over
-// what they bring.
-func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller) error {
+// pullAll calls fetch in a goroutine of its own, which also closes p, and hands over what
+// that brings.
+func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller, fetch func(context.Context, *puller, *spool) error) error {
 	s, err := newSpool(st.cfg.SpillDir, st.src.spoolSize, st.src.stallLimit)
 	if err == nil {
 		err = st.listen(p.conn)
@@ -125,7 +125,7 @@ func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller) error {
 	defer s.close()
 	st.puller.Store(p)
 	go func() {
-		err := st.fetch(ctx, p, s)
+		err := fetch(ctx, p, s)
 		st.puller.Store(nil)
 		_ = st.listen(nil) // stopped meanwhile: then ctx is done
 		p.close(err != nil)

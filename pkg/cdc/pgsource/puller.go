@@ -185,14 +185,7 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 		from, known, before := p.at, p.end, p.pulled
 		goal := min(from+chunk, known)
 		s.waited = 0
-		err := st.fetchTo(p, goal, out)
-		if err == nil {
-			err = p.look(ctx)
-		}
-		if err != nil {
-			return err
-		}
-		if err := errors.Join(writeFrame(out, frameEnd, binary.BigEndian.AppendUint64(nil, uint64(p.at))), out.Flush()); err != nil {
+		if err := st.fetchChunk(ctx, p, goal, out); err != nil {
 			return err
 		}
 		covered, brought := goal-from, cdc.LSN(p.pulled-before)
@@ -201,14 +194,11 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 			return nil
 		}
 		if little {
-			ours := false
-			if !far {
-				if ours, err = st.probe(ctx, p); err != nil {
-					return err
-				}
-			}
-			if !ours {
+			if far {
 				return nil
+			}
+			if ours, err := st.probe(ctx, p); err != nil || !ours {
+				return err
 			}
 		}
 		far = little
@@ -221,6 +211,17 @@ func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 		}
 	}
 	return nil
+}
+
+// fetchChunk gets a chunk whole, and looks where the copy stands then.
+func (st *Stream) fetchChunk(ctx context.Context, p *puller, goal cdc.LSN, out *bufio.Writer) error {
+	if err := st.fetchTo(p, goal, out); err != nil {
+		return err
+	}
+	if err := p.look(ctx); err != nil {
+		return err
+	}
+	return errors.Join(writeFrame(out, frameEnd, binary.BigEndian.AppendUint64(nil, uint64(p.at))), out.Flush())
 }
 
 // nextChunk returns how much WAL a chunk is to cover, from how many bytes of messages

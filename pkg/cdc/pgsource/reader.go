@@ -197,7 +197,9 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 // pace tells the socket's reader whether the stream is behind. Both times are the
 // server's clock.
 func (st *Stream) pace(sent, committed time.Time) {
-	st.repl.Load().reader.behind = sent.Sub(committed) > maxFresh
+	if repl := st.repl.Load(); repl != nil { // a replay has none
+		repl.reader.behind = sent.Sub(committed) > maxFresh
+	}
 }
 
 // insert hands over one row, if it is of an outbox table.

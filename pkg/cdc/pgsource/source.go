@@ -198,6 +198,23 @@ func (s *Source) Healthy() error {
 	return nil
 }
 
+// Check connects, and refuses a server or a publication from which events would be lost. It
+// looks at no slot, and changes nothing.
+func (s *Source) Check(ctx context.Context) error {
+	conn, err := s.connectControl(ctx)
+	if err != nil {
+		return err
+	}
+	defer closeConn(conn.PgConn())
+	return answered(ctx, func(ctx context.Context) error {
+		if err := s.checkServer(ctx, conn); err != nil {
+			return err
+		}
+		_, err := s.checkPublication(ctx, conn)
+		return err
+	})
+}
+
 // Open implements [cdc.Source].
 func (s *Source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
 	stream, err := s.open(ctx, position)

@@ -76,6 +76,17 @@ func (s *spool) Write(b []byte) (n int, err error) {
 	return n, nil
 }
 
+// awaitHalf waits until no more than half of what the spool holds is taken.
+func (s *spool) awaitHalf() error {
+	s.waited = 0
+	for s.written.Load()-s.read.Load() > s.size/2 {
+		if err := s.await(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // await waits until something was read.
 func (s *spool) await() error {
 	begun := time.Now()

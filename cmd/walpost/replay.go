@@ -1,0 +1,281 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/progress"
+	"github.com/walpost/walpost/internal/replay"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	"github.com/walpost/walpost/pkg/checkpoint"
+	"github.com/walpost/walpost/pkg/sink/kafka"
+)
+
+// replayOptions are replay's own flags.
+type replayOptions struct {
+	from, to, resume, timestamp string
+	dry                         bool
+	replay.Options
+}
+
+func (c *cli) replayCommand() *cobra.Command {
+	var opts replayOptions
+	cmd := &cobra.Command{
+		Use:   "replay --from LSN|TIME|BOOKMARK",
+		Short: "Publish again what was published once",
+		Long: `Publish again what was published once, in commit order, each record with the header
+walpost-replay and the replay's id, and else as it was. The events are read from the
+WAL that a bookmark keeps, or the window of replay.window: nothing that streams is
+touched, and the service goes on.
+
+--from and --to take an LSN, as walpost checkpoint show prints it; a time, in UTC if
+it has no zone; how long ago, as in -90m; or a bookmark. Without --to the replay goes
+as far as the slot is confirmed.
+
+A replay that was stopped or has died goes on with --resume ID. After a stop nothing
+is repeated; after a death what was published since the last save, a second or so.`,
+		Example: `  walpost replay --from -2h --dry-run
+  walpost replay --from before_migration --to 2026-01-31T14:00:00Z --topic outbox.event.order
+  walpost replay --from 16/B374D848 --key order-17 --rate 500`,
+		Args: noArgs,
+	}
+	f := cmd.Flags()
+	f.StringVar(&opts.from, "from", "", "where to begin: LSN, time, time ago or bookmark")
+	f.StringVar(&opts.to, "to", "", "where to end (default where the slot is confirmed)")
+	f.StringVar(&opts.Key, "key", "", "only events of this key")
+	f.StringVar(&opts.Type, "type", "", "only events whose column type holds this")
+	f.StringVar(&opts.Topic, "topic", "", "only events of this topic")
+	f.StringVar(&opts.Into, "into", "", "publish to this topic in place of their own")
+	f.Float64Var(&opts.Rate, "rate", 0, "most events per second; 0 for no limit")
+	f.StringVar(&opts.timestamp, "timestamp", "commit", "the records' timestamps: commit, as they were, or now, where the topic's retention.ms would drop older ones")
+	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
+	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")
+	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
+		if err := opts.check(); err != nil {
+			return &usageError{err}
+		}
+		opts.Now = opts.timestamp == "now"
+		return c.replay(ctx, cfg, conn, opts)
+	})
+}
+
+func (o *replayOptions) check() error {
+	switch {
+	case (o.from == "") == (o.resume == ""):
+		return fmt.Errorf("give --from, or --resume")
+	case o.resume != "" && (o.to != "" || o.Key != "" || o.Type != "" || o.Topic != "" || o.Into != "" || o.dry):
+		return fmt.Errorf("--resume goes on with what the replay was begun with: leave the rest out")
+	case o.timestamp != "commit" && o.timestamp != "now":
+		return fmt.Errorf("--timestamp %q: want commit or now", o.timestamp)
+	case o.Rate < 0:
+		return fmt.Errorf("--rate %g: want 0 or more", o.Rate)
+	}
+	return nil
+}
+
+// replayResult is what walpost replay prints.
+type replayResult struct {
+	replay.Plan
+	Dry      bool    `json:"dry_run"`
+	Finished bool    `json:"finished"`
+	Reached  cdc.LSN `json:"reached"`
+	Seconds  float64 `json:"seconds"`
+	replay.Counts
+}
+
+func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opts replayOptions) (err error) {
+	var plan replay.Plan
+	if opts.resume != "" {
+		plan, err = replay.Load(ctx, conn, opts.resume)
+	} else {
+		plan, err = replay.Resolve(ctx, conn, cfg.Postgres.Slot, opts.from, opts.to, opts.Options)
+	}
+	if err != nil {
+		return err
+	}
+	r, err := c.newReplay(ctx, cfg, plan)
+	if err != nil {
+		return err
+	}
+	defer r.bar.Done()
+	begun := time.Now()
+	if opts.dry {
+		err = r.dry(ctx)
+	} else {
+		if opts.resume == "" {
+			if err := plan.Save(ctx, conn); err != nil {
+				return err
+			}
+		}
+		_, _ = fmt.Fprintf(c.stderr, "replay %s: %s\n", plan.ID, plan.String())
+		err = r.run(ctx, cfg, conn)
+	}
+	r.bar.Done()
+	if err != nil {
+		if !opts.dry {
+			c.hint(fmt.Sprintf("walpost replay --resume %s goes on", plan.ID))
+		}
+		return err
+	}
+	res := replayResult{Plan: plan, Dry: opts.dry, Finished: r.finished, Reached: r.reached, Seconds: time.Since(begun).Seconds(), Counts: r.route.Counts()}
+	return c.print(res, res.print)
+}
+
+func (r replayResult) print(w io.Writer) error {
+	verb := "published again"
+	if r.Dry {
+		verb = "would be published again"
+	}
+	_, _ = fmt.Fprintf(w, "%s events %s, %s passed over, in %.1f s\n", humanize.Comma(r.Published), verb, humanize.Comma(r.Passed), r.Seconds)
+	var topics []string
+	for t := range r.Topics {
+		topics = append(topics, t)
+	}
+	slices.Sort(topics)
+	for _, t := range topics {
+		_, _ = fmt.Fprintf(w, "  %s  %s\n", t, humanize.Comma(r.Topics[t]))
+	}
+	if !r.First.IsZero() {
+		_, _ = fmt.Fprintf(w, "committed from %s to %s\n", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
+	}
+	if r.Poison > 0 {
+		_, _ = fmt.Fprintf(w, "%s rows can never be published, and were left out: see walpost dlq list\n", humanize.Comma(r.Poison))
+	}
+	if !r.Finished && !r.Dry {
+		_, err := fmt.Fprintf(w, "stopped at %s of %s: walpost replay --resume %s goes on\n", r.Reached, r.To, r.ID)
+		return err
+	}
+	_, err := fmt.Fprintln(w, "done")
+	return err
+}
+
+// replayRun is a replay and what shows how far it is.
+type replayRun struct {
+	plan     replay.Plan
+	log      *slog.Logger
+	source   *pgsource.Replay
+	route    *replay.Route
+	bar      progress.Bar
+	reached  cdc.LSN
+	finished bool
+}
+
+func (c *cli) newReplay(ctx context.Context, cfg config.Config, plan replay.Plan) (*replayRun, error) {
+	router, err := newRouter(cfg.Outbox)
+	if err != nil {
+		return nil, err
+	}
+	r := &replayRun{plan: plan, log: newLogger(cfg.Log, c.stderr)}
+	sc := sourceConfig(cfg, router.Columns(), r.log, nil)
+	sc.Slot = plan.Bookmark
+	if r.source, err = pgsource.NewReplay(pgsource.ReplayConfig{Config: sc, From: plan.From, To: plan.To}); err != nil {
+		return nil, err
+	}
+	r.route = replay.NewRoute(ctx, plan, router.Route)
+	r.bar = progress.NewBytes(c.stderr, "replay", int64(plan.To-plan.From))
+	return r, nil
+}
+
+// show shows how far the replay is, until ctx is done.
+func (r *replayRun) show(ctx context.Context, at func() cdc.LSN) {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if lsn := at(); lsn > r.plan.From {
+				r.bar.Set(int64(min(lsn, r.plan.To) - r.plan.From))
+			}
+		}
+	}
+}
+
+func (r *replayRun) dry(ctx context.Context) error {
+	d := &replay.Dry{Route: r.route}
+	sctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go r.show(sctx, d.At)
+	err := d.Run(ctx, r.source, r.source.Done())
+	r.reached, r.finished = d.At(), err == nil
+	return err
+}
+
+// run publishes, until all is acknowledged or ctx is done.
+func (r *replayRun) run(ctx context.Context, cfg config.Config, conn *pgx.Conn) error {
+	kc, err := kafkaConfig(cfg, r.log, nil)
+	if err != nil {
+		return err
+	}
+	sink, err := kafka.NewReopening(kc)
+	if err != nil {
+		return err
+	}
+	defer sink.Close()
+	store, err := checkpoint.NewPostgres(checkpoint.PostgresConfig{DSN: cfg.Postgres.ConnString(), Slot: r.plan.Checkpoint()})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = store.Close() }() // all is saved
+	pipeline := cdc.NewPipeline(cdc.Config{
+		Source: r.source, Sink: sink, Store: store, Route: r.route.Route, Logger: r.log,
+		DrainTimeout: cfg.Delivery.DrainTimeout, MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
+		RetryInitial: cfg.Delivery.Retry.Initial, RetryMax: cfg.Delivery.Retry.Max,
+	})
+	pctx, stop := context.WithCancel(ctx)
+	defer stop()
+	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
+	wctx, unwatch := context.WithCancel(gctx)
+	g.Go(func() error { return sink.Watch(wctx) })
+	g.Go(func() error {
+		r.show(wctx, func() cdc.LSN { return pipeline.Status().Acknowledged })
+		return nil
+	})
+	g.Go(func() error {
+		defer stop()
+		select {
+		case <-wctx.Done():
+		case <-r.source.Done():
+			awaitAcks(pctx, pipeline, r.plan.To)
+		}
+		return nil
+	})
+	g.Go(func() error {
+		defer unwatch()
+		return pipeline.Run(pctx)
+	})
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	r.reached = pipeline.Status().Checkpoint
+	if r.finished = r.reached >= r.plan.To; r.finished {
+		return r.plan.Finish(context.WithoutCancel(ctx), conn)
+	}
+	return nil
+}
+
+// awaitAcks waits until all that was handed over is acknowledged: a stop's own wait for
+// that is bounded.
+func awaitAcks(ctx context.Context, p *cdc.Pipeline, to cdc.LSN) {
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for p.Status().Acknowledged < to {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}

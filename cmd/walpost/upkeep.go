@@ -1,0 +1,173 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/bookmark"
+	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/internal/purge"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/circuit"
+)
+
+const (
+	// logInterval is the time between two entries of the checkpoint log while the
+	// checkpoint moves, and idleLogInterval while it does not.
+	logInterval     = 10 * time.Second
+	idleLogInterval = time.Minute
+
+	thinInterval   = time.Hour
+	windowInterval = 30 * time.Second
+	purgeInterval  = time.Minute
+
+	// upkeepTimeout bounds one piece of upkeep, but for a purge, which goes in batches.
+	upkeepTimeout = time.Minute
+)
+
+// upkeep is what the service does beside streaming: it keeps the checkpoint log and the
+// replay window, and purges. None of it may disturb the stream: what fails is logged, and
+// tried again.
+type upkeep struct {
+	s       *service
+	conn    *pgx.Conn // nil until needed and after a failure
+	logged  cdc.LSN
+	at      time.Time // of the last entry
+	thinned time.Time
+	window  time.Time
+	purged  time.Time
+	repeats circuit.Repeats
+}
+
+// run goes on until ctx is done.
+func (u *upkeep) run(ctx context.Context) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	defer u.disconnect()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		if u.s.pipeline.Status().State != cdc.Streaming { // a standby leaves it to the owner
+			u.disconnect()
+			continue
+		}
+		err := u.round(ctx)
+		if err == nil || ctx.Err() != nil {
+			continue
+		}
+		u.disconnect()
+		u.complain(err)
+		if errors.Is(err, history.ErrMissing) {
+			return nil // until walpost init was run, and then a start
+		}
+	}
+}
+
+// complain logs what failed, once in a while.
+func (u *upkeep) complain(err error) {
+	hint := ""
+	var refused *cdc.RefusedError
+	if errors.As(err, &refused) {
+		hint = refused.Hint
+	}
+	u.repeats.Log(u.s.log, slog.LevelWarn, cdc.OneLine(err), "upkeep failed, and is tried again; the stream goes on", "err", cdc.OneLine(err), "hint", hint)
+}
+
+// round does what is due.
+func (u *upkeep) round(ctx context.Context) error {
+	now, cfg := time.Now(), u.s.cfg
+	due := func(last *time.Time, every time.Duration) bool {
+		if now.Sub(*last) < every {
+			return false
+		}
+		*last = now
+		return true
+	}
+	saved := u.s.pipeline.Status().Checkpoint
+	every := idleLogInterval
+	if saved != u.logged {
+		every = logInterval
+	}
+	if due(&u.at, every) {
+		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
+			_, err := history.Add(ctx, conn, cfg.Postgres.Slot, saved)
+			return err
+		}); err != nil {
+			return err
+		}
+		u.logged = saved
+	}
+	if due(&u.thinned, thinInterval) {
+		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error { return history.Thin(ctx, conn, cfg.Postgres.Slot) }); err != nil {
+			return err
+		}
+	}
+	if due(&u.window, windowInterval) {
+		if err := u.do(ctx, u.keepWindow); err != nil {
+			return err
+		}
+	}
+	if cfg.Purge.OlderThan > 0 && cfg.Postgres.Shard.Index == 0 && due(&u.purged, purgeInterval) {
+		return u.purge(ctx)
+	}
+	return nil
+}
+
+func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
+	cfg := u.s.cfg
+	changed, err := bookmark.KeepWindow(ctx, conn, cfg.Postgres.Slot, cfg.Replay.Window, int64(cfg.Replay.MaxBytes))
+	if changed {
+		u.s.log.Debug("replay window moved", "slot", cfg.Postgres.Slot, "window", cfg.Replay.Window)
+	}
+	return err
+}
+
+func (u *upkeep) purge(ctx context.Context) error {
+	conn, err := u.connect(ctx)
+	if err != nil {
+		return err
+	}
+	pc := purgeConfig(u.s.cfg)
+	pc.Logger = u.s.log
+	r, err := purge.Run(ctx, conn, pc)
+	if r.Deleted > 0 {
+		u.s.log.Info("purged", "rows", r.Deleted, "archived", r.Archived, "committed_before", r.Before, "held_by", r.HeldBy)
+	}
+	return err
+}
+
+// do calls f with the connection, for a bounded time.
+func (u *upkeep) do(ctx context.Context, f func(context.Context, *pgx.Conn) error) error {
+	conn, err := u.connect(ctx)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, upkeepTimeout)
+	defer cancel()
+	return f(ctx, conn)
+}
+
+func (u *upkeep) connect(ctx context.Context) (*pgx.Conn, error) {
+	if u.conn == nil || u.conn.IsClosed() {
+		conn, err := connect(ctx, u.s.cfg.Postgres.ConnString())
+		if err != nil {
+			return nil, err
+		}
+		u.conn = conn
+	}
+	return u.conn, nil
+}
+
+func (u *upkeep) disconnect() {
+	if u.conn != nil {
+		closeConn(context.Background(), u.conn)
+		u.conn = nil
+	}
+}

@@ -1,0 +1,289 @@
+// Package purge deletes rows from outbox tables that are published and old: never one
+// that a slot or a bookmark has not left behind. Which rows that are it knows from the
+// checkpoint log, not from a column.
+package purge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
+)
+
+// Config says what to delete.
+type Config struct {
+	Slots  []Slot           // the live ones that read the tables; at least one
+	Tables []pgx.Identifier // with their partitions
+
+	// OlderThan is how long ago a row must have been committed.
+	OlderThan time.Duration
+
+	// Dry counts, and deletes nothing.
+	Dry bool
+
+	// ArchiveDir is a folder for what is deleted, as files of JSON lines. Empty: nothing
+	// is archived.
+	ArchiveDir string
+
+	// Pause is the time between two batches, as a multiple of what a batch has taken.
+	Pause float64
+
+	Logger *slog.Logger
+}
+
+// Slot is a slot and the publication that it is read with.
+type Slot struct{ Name, Publication string }
+
+// Result is what was deleted, or would be.
+type Result struct {
+	Before   time.Time     `json:"before"`  // rows committed before it
+	LSN      cdc.LSN       `json:"lsn"`     // which lies before this position
+	HeldBy   string        `json:"held_by"` // what kept it from going as far as was asked; empty: nothing
+	Tables   []TableResult `json:"tables"`
+	Deleted  int64         `json:"deleted"`
+	Archived int64         `json:"archived"`
+	Dry      bool          `json:"dry_run"`
+}
+
+// TableResult is what became of a table or a partition.
+type TableResult struct {
+	Table   string `json:"table"`
+	Rows    int64  `json:"rows"`
+	Kept    int64  `json:"kept"` // in a dry run
+	skipped bool
+}
+
+const (
+	// batchBlocks is how many blocks of the table a batch looks at: some thousand rows.
+	batchBlocks = 64
+
+	// waitLimit is how long the slots are waited for where rows of just now are meant.
+	waitLimit    = 10 * time.Second
+	waitInterval = 500 * time.Millisecond
+
+	// maxAge is how many transactions ago a position may be: beyond 2^31 their numbers
+	// mean others.
+	maxAge = 1 << 30
+)
+
+// Run deletes, in batches that each are a transaction, until all is done or ctx is.
+func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
+	r := Result{Dry: cfg.Dry, Tables: []TableResult{}}
+	e, held, err := cfg.bound(ctx, conn)
+	if err != nil {
+		return r, err
+	}
+	r.Before, r.LSN, r.HeldBy = e.At, e.End, held
+	archive, err := newArchive(cfg)
+	if err != nil {
+		return r, err
+	}
+	tables, err := leaves(ctx, conn, cfg.Tables)
+	if err != nil {
+		return r, errors.Join(err, archive.close())
+	}
+	for _, t := range tables {
+		tr, err := cfg.table(ctx, conn, t, e, archive)
+		r.Deleted += tr.Rows
+		if !tr.skipped {
+			r.Tables = append(r.Tables, tr)
+		}
+		if err != nil {
+			return r, errors.Join(err, archive.close())
+		}
+	}
+	r.Archived = archive.rows
+	return r, archive.close()
+}
+
+// bound returns the moment before which rows must have been committed.
+func (cfg Config) bound(ctx context.Context, conn *pgx.Conn) (history.Entry, string, error) {
+	want := time.Now().Add(-cfg.OlderThan)
+	if cfg.OlderThan <= 0 {
+		return cfg.boundNow(ctx, conn)
+	}
+	lsn, whose, err := cfg.limit(ctx, conn)
+	if err != nil {
+		return history.Entry{}, "", err
+	}
+	e, err := history.Before(ctx, conn, cfg.Slots[0].Name, lsn, want)
+	if err != nil {
+		return history.Entry{}, "", err
+	}
+	asked, err := history.At(ctx, conn, cfg.Slots[0].Name, want)
+	switch {
+	case err != nil:
+		return history.Entry{}, "", err
+	case asked == nil:
+		return history.Entry{}, "", cdc.Refuse("wait: walpost run keeps the log, and rows can be told from when it began. --older-than 0 takes all that is published by now",
+			"the checkpoint log of slot %q does not go back to %s, so that nothing tells which rows were committed before", cfg.Slots[0].Name, want.UTC().Format(time.RFC3339))
+	case e == nil:
+		return history.Entry{}, "", refuse(lsn, whose)
+	}
+	if err := checkAge(ctx, conn, *e); err != nil {
+		return history.Entry{}, "", err
+	}
+	if e.End < asked.End {
+		return *e, fmt.Sprintf("%s stands at %s", whose, lsn), nil
+	}
+	return *e, "", nil
+}
+
+// boundNow notes this moment, and waits until the slots have left it behind.
+func (cfg Config) boundNow(ctx context.Context, conn *pgx.Conn) (history.Entry, string, error) {
+	slot, err := pgsource.ReadSlot(ctx, conn, cfg.Slots[0].Name)
+	if err != nil || slot == nil {
+		return history.Entry{}, "", errors.Join(err, fmt.Errorf("slot %q does not exist", cfg.Slots[0].Name))
+	}
+	e, err := history.Add(ctx, conn, cfg.Slots[0].Name, slot.ConfirmedFlush)
+	if err != nil {
+		return history.Entry{}, "", err
+	}
+	for deadline := time.Now().Add(waitLimit); ; {
+		lsn, whose, err := cfg.limit(ctx, conn)
+		done := lsn >= e.End
+		if err == nil && !done {
+			done, err = cfg.passed(ctx, conn, e.End)
+		}
+		switch {
+		case err != nil:
+			return history.Entry{}, "", err
+		case done:
+			return e, "", nil
+		case time.Now().After(deadline):
+			return history.Entry{}, "", refuse(lsn, whose)
+		}
+		select {
+		case <-ctx.Done():
+			return history.Entry{}, "", context.Cause(ctx)
+		case <-time.After(waitInterval):
+		}
+	}
+}
+
+func refuse(lsn cdc.LSN, whose string) error {
+	return cdc.Refuse("let it catch up, or advance or drop the bookmark: nothing was deleted",
+		"%s stands at %s: rows that old are not all published, or are still to be published again from there", whose, lsn)
+}
+
+// checkAge refuses a moment so many transactions ago that their numbers mean others.
+func checkAge(ctx context.Context, conn *pgx.Conn, e history.Entry) error {
+	var age int64
+	const query = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint - $1::bigint"
+	if err := conn.QueryRow(ctx, query, int64(e.OldestXID)).Scan(&age); err != nil {
+		return fmt.Errorf("read the current transaction: %w", err)
+	}
+	if age < 0 || age > maxAge {
+		return cdc.Refuse("give a shorter --older-than, or let the slot or the bookmark that holds it back go on",
+			"%s was %d transactions ago, too many to tell rows by", e.At.UTC().Format(time.RFC3339), age)
+	}
+	return nil
+}
+
+// leaves returns the tables themselves, and the partitions of those that have some.
+func leaves(ctx context.Context, conn *pgx.Conn, tables []pgx.Identifier) ([]pgx.Identifier, error) {
+	var all []pgx.Identifier
+	for _, t := range tables {
+		const query = `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE c.oid = $1::regclass AND c.relkind = 'r'
+			UNION ALL
+			SELECT n.nspname, c.relname FROM pg_partition_tree($1::regclass) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'`
+		rows, err := conn.Query(ctx, query, t.Sanitize())
+		if err != nil {
+			return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
+		}
+		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (pgx.Identifier, error) {
+			name := make(pgx.Identifier, 2)
+			err := row.Scan(&name[0], &name[1])
+			return name, err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// committed is the condition for rows that were committed before the moment whose oldest
+// transaction is the parameter. Frozen rows are old, whatever their number.
+const committed = "age(xmin) > age($1::text::xid)"
+
+// table deletes from one table, from its beginning to its end.
+func (cfg Config) table(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, e history.Entry, a *archive) (TableResult, error) {
+	r := TableResult{Table: t.Sanitize()}
+	xid := fmt.Sprint(uint32(e.OldestXID))
+	if cfg.Dry {
+		query := fmt.Sprintf("SELECT count(*) FILTER (WHERE %s), count(*) FILTER (WHERE NOT %[1]s) FROM ONLY %s", committed, r.Table)
+		if err := conn.QueryRow(ctx, query, xid).Scan(&r.Rows, &r.Kept); err != nil {
+			return r, tableError(t, err)
+		}
+		return r, nil
+	}
+	var blocks int64
+	const size = "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint"
+	if err := conn.QueryRow(ctx, size, r.Table).Scan(&blocks); err != nil {
+		return r, tableError(t, err)
+	}
+	for first := int64(0); first < blocks; first += batchBlocks {
+		begun := time.Now()
+		n, err := cfg.batch(ctx, conn, t, xid, first, a)
+		r.Rows += n
+		if err != nil {
+			return r, tableError(t, err)
+		}
+		if n == 0 || cfg.Pause == 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return r, context.Cause(ctx)
+		case <-time.After(time.Duration(cfg.Pause * float64(time.Since(begun)))):
+		}
+	}
+	return r, nil
+}
+
+// batch deletes from some blocks. What is archived is on disk before the deletion is
+// committed: after a crash in between it is archived twice, and never lost.
+func (cfg Config) batch(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, xid string, first int64, a *archive) (n int64, err error) {
+	query := fmt.Sprintf("DELETE FROM ONLY %s WHERE ctid >= '(%d,0)'::tid AND ctid < '(%d,0)'::tid AND %s", t.Sanitize(), first, first+batchBlocks, committed)
+	if cfg.ArchiveDir == "" {
+		tag, err := conn.Exec(ctx, query, xid)
+		return tag.RowsAffected(), err
+	}
+	name := t[1]
+	err = pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		rows, err := tx.Query(ctx, query+" RETURNING to_jsonb("+pgx.Identifier{name}.Sanitize()+".*)::text", xid)
+		if err != nil {
+			return err
+		}
+		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
+		if err != nil || len(lines) == 0 {
+			return err
+		}
+		n = int64(len(lines))
+		return a.write(t, lines)
+	})
+	if err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+func tableError(t pgx.Identifier, err error) error {
+	var pgErr *pgconn.PgError
+	if errors.As(err, &pgErr) && pgErr.Code == "42501" { // insufficient_privilege
+		return cdc.Refuse(fmt.Sprintf("GRANT SELECT, DELETE ON %s TO the role", t.Sanitize()), "purge table %s: %w", t.Sanitize(), err)
+	}
+	return fmt.Errorf("purge table %s: %w", t.Sanitize(), err)
+}
