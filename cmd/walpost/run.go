@@ -57,7 +57,7 @@ const (
 	// baseMemory is what the process needs beside its bounded buffers, topicMemory what it
 	// needs for a topic, and maxTopicMemory where that ends: with a limit near what is
 	// alive the collector would do nothing else, and fall behind at that.
-	baseMemory     = 10 << 20
+	baseMemory     = 12 << 20
 	topicMemory    = 16 << 10
 	maxTopicMemory = 32 << 20
 

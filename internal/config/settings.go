@@ -236,7 +236,7 @@ var settings = []setting{
 		field: into(oneOf(AtLeastOnce, ExactlyOnce), func(c *Config) *Guarantee { return &c.Delivery.Guarantee }),
 	},
 	{
-		Key: "delivery.max_in_flight_bytes", Default: "24MiB",
+		Key: "delivery.max_in_flight_bytes", Default: "16MiB",
 		Help:  "Bound on everything between the database's socket and Kafka's acknowledgement.",
 		field: into(within(byteCount, 1, unlimited), func(c *Config) *Bytes { return &c.Delivery.MaxInFlightBytes }),
 	},

@@ -35,7 +35,7 @@ func TestBoundsKafkaAway(t *testing.T) {
 	for _, o := range outages {
 		must(t, o.begin())
 		harness.Eventually(t, 30*time.Second, "/readyz 503", func() bool { code, _ := s.ready(); return code == 503 })
-		s.reaches("walpost_in_flight_bytes", 24<<20)
+		s.reaches("walpost_in_flight_bytes", 16<<20)
 		full := p.Resources(t, s.admin)
 		s.staysAway(p, away)
 		after := p.Resources(t, s.admin)
@@ -115,7 +115,7 @@ func TestBoundsStuckPartition(t *testing.T) {
 		limit        float64
 		settings     []string
 	}{
-		{"Bytes", "walpost_in_flight_bytes", sized[float64](2<<20, 24<<20), nil},
+		{"Bytes", "walpost_in_flight_bytes", sized[float64](2<<20, 16<<20), nil},
 		{"Events", "walpost_unconfirmed_events", sized[float64](20_000, 200_000), nil},
 	} {
 		t.Run(bound.name, func(t *testing.T) {
