@@ -54,9 +54,17 @@ test-fuzz: ## Fuzz each target for FUZZTIME
 test-integration: ## Run walpost as a process between real servers
 	go test -timeout 30m -v ./test/...
 
+.PHONY: alerts
+alerts: ## Check the Prometheus rules, and fire each alert; needs promtool
+	./test/alerts.sh
+
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
+
+.PHONY: operate
+operate: ## The life of a deployment with a million events: replay, purge, and what the stream and writers feel of them
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestOperate' ./test/integration
 
 .PHONY: bounds
 bounds: ## Memory under what is large, many or stuck, at full size; takes half an hour, 10 GB of disk and 4 GB of memory

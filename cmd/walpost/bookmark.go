@@ -75,6 +75,9 @@ replay.max_bytes at once is refused.`,
 		if at != "checkpoint" && at != "now" {
 			return &usageError{fmt.Errorf("--at %q: want checkpoint or now", at)}
 		}
+		if args[0] == bookmark.Window {
+			return &usageError{fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.Window)}
+		}
 		b, err := bookmark.Create(ctx, conn, cfg.Postgres.Slot, args[0], at == "now", bookmark.Limits{MaxBytes: int64(cfg.Replay.MaxBytes)})
 		if err != nil {
 			return err

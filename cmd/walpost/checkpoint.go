@@ -13,7 +13,7 @@ import (
 func (c *cli) checkpointCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "checkpoint",
-		Short: "Look at the saved position",
+		Short: "Look at the saved position, or set it",
 		Args:  noArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -46,7 +46,7 @@ Kafka. The LSN alone is on the first line, for scripts.`,
 			return printCheckpoint(w, cfg, cp)
 		})
 	}
-	cmd.AddCommand(show)
+	cmd.AddCommand(show, c.checkpointSet())
 	return cmd
 }
 

@@ -63,7 +63,7 @@ func (c *cli) root() *cobra.Command {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
-	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.benchCommand(), c.configCommand(), c.statusCommand(), c.checkpointCommand(), c.bookmarkCommand(), c.replayCommand(), c.purgeCommand(), c.doctorCommand(), c.dlqCommand(), c.versionCommand())
+	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.benchCommand(), c.configCommand(), c.statusCommand(), c.checkpointCommand(), c.bookmarkCommand(), c.replayCommand(), c.purgeCommand(), c.doctorCommand(), c.dlqCommand(), c.manCommand(), c.versionCommand())
 	return root
 }
 

@@ -18,22 +18,33 @@ import (
 )
 
 func (c *cli) doctorCommand() *cobra.Command {
+	var bundle string
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything, without streaming: servers, role, slot, head-room, topics",
 		Long: `Check everything without streaming, and change nothing: the database server and its
 settings, the role, table and publication, the slot and what it keeps, the checkpoint,
 bookmarks, the brokers, topics and their settings, and the running instance. A line for
-each check: ok, warn or fail, with what mends it. Exits with 1 if any fails.`,
+each check: ok, warn or fail, with what mends it. Exits with 1 if any fails.
+
+--bundle also writes a tar.gz for who helps: the checks, the configuration with secrets
+masked, what the server says of slots, settings and sessions, and the instance's
+status, metrics and recent warnings. It holds no events and no statements.`,
 		Args: noArgs,
 	}
 	config.AddFlags(cmd.Flags())
+	cmd.Flags().StringVar(&bundle, "bundle", "", "file to write, as in walpost-bundle.tar.gz")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
 		}
 		checks := examine(cmd.Context(), cfg)
+		if bundle != "" {
+			if err := writeBundle(cmd.Context(), cfg, checks, bundle); err != nil {
+				return err
+			}
+		}
 		if err := c.print(checks, func(w io.Writer) error { return printChecks(w, checks) }); err != nil {
 			return err
 		}

@@ -24,8 +24,8 @@ import (
 
 // replayOptions are replay's own flags.
 type replayOptions struct {
-	from, to, resume, timestamp string
-	dry                         bool
+	from, to, resume, timestamp, source, orderBy string
+	dry                                          bool
 	replay.Options
 }
 
@@ -43,6 +43,10 @@ touched, and the service goes on.
 it has no zone; how long ago, as in -90m; or a bookmark. Without --to the replay goes
 as far as the slot is confirmed.
 
+Where WAL no longer has them, --source table publishes rows that are still in the table,
+ordered by --order-by, which is the order of commits only nearly; --from and --to are
+times then. It cannot be resumed. The role needs SELECT on the table.
+
 A replay that was stopped or has died goes on with --resume ID. After a stop nothing
 is repeated; after a death what was published since the last save, a second or so.`,
 		Example: `  walpost replay --from -2h --dry-run
@@ -59,6 +63,8 @@ is repeated; after a death what was published since the last save, a second or s
 	f.StringVar(&opts.Into, "into", "", "publish to this topic in place of their own")
 	f.Float64Var(&opts.Rate, "rate", 0, "most events per second; 0 for no limit")
 	f.StringVar(&opts.timestamp, "timestamp", "commit", "the records' timestamps: commit, as they were, or now, where the topic's retention.ms would drop older ones")
+	f.StringVar(&opts.source, "source", "wal", "where the events come from: wal or table")
+	f.StringVar(&opts.orderBy, "order-by", "created_at", "column of the table that tells when a row was written")
 	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
 	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")
 	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
@@ -66,13 +72,20 @@ is repeated; after a death what was published since the last save, a second or s
 			return &usageError{err}
 		}
 		opts.Now = opts.timestamp == "now"
+		if opts.source == "table" {
+			return c.replayTable(ctx, cfg, conn, opts)
+		}
 		return c.replay(ctx, cfg, conn, opts)
 	})
 }
 
 func (o *replayOptions) check() error {
 	switch {
-	case (o.from == "") == (o.resume == ""):
+	case o.source != "wal" && o.source != "table":
+		return fmt.Errorf("--source %q: want wal or table", o.source)
+	case o.source == "table" && o.resume != "":
+		return fmt.Errorf("a replay from the table cannot be resumed")
+	case o.source == "wal" && (o.from == "") == (o.resume == ""):
 		return fmt.Errorf("give --from, or --resume")
 	case o.resume != "" && (o.to != "" || o.Key != "" || o.Type != "" || o.Topic != "" || o.Into != "" || o.dry):
 		return fmt.Errorf("--resume goes on with what the replay was begun with: leave the rest out")

@@ -20,6 +20,7 @@ import (
 
 func (c *cli) statusCommand() *cobra.Command {
 	var instances []string
+	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show the slot, what it keeps, and how far the instance is",
@@ -34,6 +35,7 @@ not exist, is lost, or belongs to something else.`,
 	}
 	config.AddFlags(cmd.Flags())
 	cmd.Flags().StringSliceVar(&instances, "instance", nil, "address or URL of an instance's admin server; several, comma-separated (default admin.listen)")
+	cmd.Flags().BoolVarP(&watch, "watch", "w", false, "go on until interrupted; with --output json, one document after the other")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
@@ -41,6 +43,9 @@ not exist, is lost, or belongs to something else.`,
 		}
 		if len(instances) == 0 && cfg.Admin.Listen != "" {
 			instances = []string{cfg.Admin.Listen}
+		}
+		if watch {
+			return c.watchStatus(cmd.Context(), cfg, instances)
 		}
 		s, err := lookAtStatus(cmd.Context(), cfg, instances)
 		if err != nil {

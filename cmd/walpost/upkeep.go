@@ -23,7 +23,11 @@ const (
 
 	thinInterval   = time.Hour
 	windowInterval = 30 * time.Second
-	purgeInterval  = time.Minute
+
+	// purgeInterval is the least time between two purges, and purgeShare how many times what
+	// the last has taken: each goes through the whole table.
+	purgeInterval = time.Minute
+	purgeShare    = 10
 
 	// upkeepTimeout bounds one piece of upkeep, but for a purge, which goes in batches.
 	upkeepTimeout = time.Minute
@@ -39,7 +43,7 @@ type upkeep struct {
 	at      time.Time // of the last entry
 	thinned time.Time
 	window  time.Time
-	purged  time.Time
+	purge   time.Time // not before it
 	repeats circuit.Repeats
 }
 
@@ -114,8 +118,10 @@ func (u *upkeep) round(ctx context.Context) error {
 			return err
 		}
 	}
-	if cfg.Purge.OlderThan > 0 && cfg.Postgres.Shard.Index == 0 && due(&u.purged, purgeInterval) {
-		return u.purge(ctx)
+	if cfg.Purge.OlderThan > 0 && cfg.Postgres.Shard.Index == 0 && now.After(u.purge) {
+		err := u.purgeAll(ctx)
+		u.purge = time.Now().Add(max(purgeInterval, purgeShare*time.Since(now)))
+		return err
 	}
 	return nil
 }
@@ -129,7 +135,7 @@ func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
 	return err
 }
 
-func (u *upkeep) purge(ctx context.Context) error {
+func (u *upkeep) purgeAll(ctx context.Context) error {
 	conn, err := u.connect(ctx)
 	if err != nil {
 		return err

@@ -114,6 +114,12 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return admin.Serve(gctx, s.adminConfig(), s.listening) })
 	}
 	g.Go(func() error { return s.sink.Watch(gctx) })
+	g.Go(func() error {
+		nctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		defer context.AfterFunc(gctx, cancel)()
+		return s.notify(nctx)
+	})
 	if s.keepsLog() {
 		g.Go(func() error { return (&upkeep{s: s}).run(gctx) })
 	}

@@ -241,7 +241,7 @@ func (cfg Config) table(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, e
 		if err != nil {
 			return r, tableError(t, err)
 		}
-		if n == 0 || cfg.Pause == 0 {
+		if cfg.Pause == 0 {
 			continue
 		}
 		select {

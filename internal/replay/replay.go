@@ -213,10 +213,10 @@ func gone(from string, kept []bookmark.Bookmark) error {
 		if b.Since != nil {
 			since = fmt.Sprintf(", set %s", humanize.Time(*b.Since))
 		}
-		return cdc.Refuse("give a later --from; events of before can only be made from the table, if their rows are still there. replay.window keeps more in future",
+		return cdc.Refuse("give a later --from; rows that are still in the table can be published with --source table. replay.window keeps more in future",
 			"nothing keeps the WAL from %s on: the oldest position that can be published again is %s (bookmark %q%s)", from, b.LSN, b.Name, since)
 	}
-	return cdc.Refuse("set replay.window, or run walpost bookmark create: from then on events can be published again. Those of before can only be made from the table, if their rows are still there",
+	return cdc.Refuse("set replay.window, or run walpost bookmark create: from then on events can be published again. Rows that are still in the table can be published with --source table",
 		"nothing keeps the WAL from %s on: there is no bookmark", from)
 }
 

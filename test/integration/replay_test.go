@@ -220,6 +220,7 @@ func TestReplay(t *testing.T) {
 	s.refused("has not been published", "leave --to out", "replay", "--from", "start", "--to", "FFFF/0")
 	s.refused("no LSN, no time and no bookmark", "give an LSN", "replay", "--from", "nothing")
 	s.refused("exists", "advance", "bookmark", "create", "start")
+	s.refused("would keep", "catch up", "bookmark", "create", "big", "--replay.max_bytes", "1")
 	s.stop(p)
 	live := 0
 	for _, seen := range s.sightings() {
@@ -298,6 +299,58 @@ func TestReplayResumes(t *testing.T) {
 		})
 	}
 	s.walpost("bookmark", "drop", "start")
+}
+
+// Rows that are still in the table are published again without WAL, those that are published.
+func TestReplayFromTable(t *testing.T) {
+	const n = 1000
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.exec("ALTER TABLE outbox ADD COLUMN created_at timestamptz NOT NULL DEFAULT clock_timestamp()")
+	s.exec("GRANT SELECT ON outbox TO " + s.slot)
+	p := s.start("run")
+	fill := func(first, last int64) {
+		s.exec(fmt.Sprintf(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, seq)
+			SELECT gen_random_uuid(), 'order', 'order-' || n %% 50, 'created', jsonb_build_object('n', n, 'note', 'päyload'), n FROM generate_series(%d, %d) n`, first, last))
+	}
+	fill(1, n)
+	s.checkpoint()
+	since := time.Now()
+	fill(n+1, 2*n)
+	s.checkpoint()
+	harness.Eventually(t, 40*time.Second, "an entry of the log that covers all", func() bool {
+		return s.number("SELECT count(*) FROM walpost.checkpoint_log l JOIN pg_replication_slots r ON r.slot_name = slot WHERE slot = $1 AND oldest_xid > (SELECT max(xmin::text::bigint) FROM outbox)::text::xid8", s.slot) > 0
+	})
+	s.stop(p) // confirms what is idle too
+	harness.Eventually(t, 10*time.Second, "confirmed", func() bool {
+		return s.number("SELECT count(*) FROM walpost.checkpoint_log l JOIN pg_replication_slots r ON r.slot_name = slot WHERE slot = $1 AND oldest_xid > (SELECT max(xmin::text::bigint) FROM outbox)::text::xid8 AND end_lsn <= confirmed_flush_lsn", s.slot) > 0
+	})
+	fill(2*n+1, 2*n+10) // which is not published
+	from := since.UTC().Format(time.RFC3339Nano)
+	if r := s.replay("--source", "table", "--from", from, "--dry-run"); r.Published != n {
+		t.Errorf("a dry run counts %+v, want %d", r, n)
+	}
+	r := s.replay("--source", "table", "--from", from, "--timestamp", "commit")
+	if r.Published != n {
+		t.Errorf("got %+v, want %d events", r, n)
+	}
+	s.order(r.Replay)
+	texts := 0
+	for _, seen := range s.sightings() {
+		if len(seen) == 2 && withoutTime(seen[0].text) == withoutTime(seen[1].text) {
+			texts++
+		}
+	}
+	if texts != n {
+		t.Errorf("%d events came again as they were but for the timestamp, want %d", texts, n)
+	}
+	s.refused("is no time", "rows have no position", "replay", "--source", "table", "--from", "0/100")
+	s.refused(`no column "at"`, "--order-by", "replay", "--source", "table", "--from", from, "--order-by", "at")
+}
+
+// withoutTime leaves out a sighting's timestamp, its second word.
+func withoutTime(text string) string {
+	words := strings.SplitN(text, " ", 3)
+	return words[0] + " " + words[2]
 }
 
 // The service keeps a window that moves, from which events can be published again.

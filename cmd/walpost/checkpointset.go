@@ -1,0 +1,113 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/spf13/cobra"
+
+	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
+)
+
+func (c *cli) checkpointSet() *cobra.Command {
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "set LSN",
+		Short: "Save a position for the next start",
+		Long: `Save a position for the next start of walpost run, which must not be running. It is
+needed when the database has become another one, as by a major upgrade, so that the
+saved position means nothing any more: set it to where the slot is confirmed.
+
+Refused without --force is a position from which events would be skipped. One below
+what the slot has confirmed is always refused, since a slot never goes back (see
+walpost replay), and one beyond the end of WAL.`,
+		Example: "  walpost checkpoint set 16/B374D848",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return &usageError{fmt.Errorf("%s: want one LSN, got %d", cmd.CommandPath(), len(args))}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&force, "force", false, "also skip events")
+	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
+		lsn, err := cdc.ParseLSN(args[0])
+		if err != nil {
+			return &usageError{err}
+		}
+		pos, err := setCheckpoint(ctx, cfg, conn, lsn, force)
+		if err != nil {
+			return err
+		}
+		return c.print(pos, func(w io.Writer) error {
+			_, err := fmt.Fprintf(w, "checkpoint of slot %s at %s\n", cfg.Postgres.Slot, pos.LSN)
+			return err
+		})
+	})
+}
+
+func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn cdc.LSN, force bool) (pos cdc.Position, err error) {
+	if cfg.Checkpoint.Store == config.StoreKafka || cfg.Checkpoint.Store == config.StoreSlot {
+		return pos, cdc.Refuse("with exactly-once the position is in a Kafka transaction with the events: take another slot; with checkpoint.store slot the slot's own position is all there is",
+			"checkpoint.store %s takes no position by hand", cfg.Checkpoint.Store)
+	}
+	name := cfg.Postgres.Slot
+	slot, err := pgsource.ReadSlot(ctx, conn, name)
+	switch {
+	case err != nil:
+		return pos, err
+	case slot == nil:
+		return pos, cdc.Refuse("run walpost init", "slot %q does not exist", name)
+	case slot.Active:
+		return pos, cdc.Refuse("stop walpost run first", "slot %q is being read by the server process %d", name, slot.ActivePID)
+	}
+	if err := pgsource.CheckSlot(name, slot); err != nil {
+		return pos, err
+	}
+	if pos, err = pgsource.Identify(ctx, conn); err != nil {
+		return pos, err
+	}
+	st, err := newStore(cfg)
+	if err != nil {
+		return pos, err
+	}
+	defer func() { err = errors.Join(err, st.Close()) }()
+	saved, err := st.Load(ctx)
+	if err != nil {
+		return pos, err
+	}
+	if err := judgeCheckpoint(saved, pos, slot, lsn, force); err != nil {
+		return pos, err
+	}
+	if _, err := st.Acquire(ctx); err != nil {
+		return pos, err
+	}
+	pos.LSN = lsn
+	return pos, st.Save(ctx, pos)
+}
+
+// judgeCheckpoint refuses a position from which nothing can be streamed, and without force one
+// from which events would be skipped.
+func judgeCheckpoint(saved cdc.Checkpoint, server cdc.Position, slot *pgsource.SlotState, lsn cdc.LSN, force bool) error {
+	same := saved.SystemID == server.SystemID && saved.Timeline == server.Timeline
+	start := slot.ConfirmedFlush // of a stream that begins at what is saved
+	if same {
+		start = max(start, saved.LSN)
+	}
+	switch {
+	case lsn > server.LSN:
+		return cdc.Refuse("give one up to there", "%s is beyond the end of WAL, %s", lsn, server.LSN)
+	case lsn < slot.ConfirmedFlush:
+		return cdc.Refuse("a slot never goes back: walpost replay publishes again what a bookmark keeps", "the slot is confirmed up to %s, beyond %s", slot.ConfirmedFlush, lsn)
+	case same && lsn < saved.LSN:
+		return cdc.Refuse("walpost replay publishes again what a bookmark keeps", "everything up to %s is published already", saved.LSN)
+	case lsn > start && !force:
+		return cdc.Refuse("give that, or --force to skip them", "events that were committed from %s to %s would never be published", start, lsn)
+	}
+	return nil
+}

@@ -1,0 +1,201 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
+)
+
+// Table is a table whose rows are published again, where WAL no longer has them.
+type Table struct {
+	Name pgx.Identifier
+
+	// OrderBy is the column that tells when a row was written, nearly in commit order: a row
+	// of a long transaction has an earlier time than one that was committed before it.
+	OrderBy string
+}
+
+// ResolveTable makes a plan for rows of a table. A point is a time, or how long ago it was; an
+// empty one is no bound.
+func ResolveTable(live, from, to string, opts Options) (Plan, error) {
+	p := Plan{ID: newID(), Slot: live, Options: opts}
+	for _, c := range []struct {
+		flag, text string
+		at         *time.Time
+	}{{"--from", from, &p.Since}, {"--to", to, &p.Until}} {
+		if c.text == "" {
+			continue
+		}
+		pt, err := parsePoint(c.text, nil)
+		if err != nil || pt.time.IsZero() {
+			return p, cdc.Refuse("give a time as in 2026-01-31T14:00:00Z, or a time ago as in -90m: rows have no position", "%s %q is no time", c.flag, c.text)
+		}
+		*c.at = pt.time
+	}
+	return p, nil
+}
+
+// settings are those that the stream decodes with, so that values are printed alike.
+const settings = `SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
+	SET bytea_output = 'hex'; SET timezone = 'UTC'; SET statement_timeout = 0`
+
+// Read calls do with each row that the plan's slot has published for certain, ordered by the
+// table's column. An event and what it holds are valid only during the call. The session is of
+// no use for anything else afterwards. The query holds vacuum back for as long as it lasts.
+func (t Table) Read(ctx context.Context, conn *pgx.Conn, plan Plan, do func(*cdc.Event) error) error {
+	slot, err := pgsource.ReadSlot(ctx, conn, plan.Slot)
+	switch {
+	case err != nil:
+		return err
+	case slot == nil:
+		return cdc.Refuse("set postgres.slot: nothing tells which rows are published", "slot %q does not exist", plan.Slot)
+	}
+	e, err := history.Before(ctx, conn, plan.Slot, slot.ConfirmedFlush, time.Now().Add(time.Hour))
+	switch {
+	case err != nil:
+		return err
+	case e == nil:
+		return cdc.Refuse("wait some seconds: walpost run keeps the log", "the checkpoint log of slot %q does not tell yet which rows are published", plan.Slot)
+	}
+	rel, err := t.describe(ctx, conn)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.PgConn().Exec(ctx, settings).ReadAll(); err != nil {
+		return fmt.Errorf("set up session: %w", err)
+	}
+	return t.rows(ctx, conn, t.query(rel, plan, e), rel, do)
+}
+
+// query selects all columns as text, and the time as microseconds.
+func (t Table) query(rel *cdc.Relation, plan Plan, e *history.Entry) string {
+	columns := make([]string, len(rel.Columns))
+	for i, c := range rel.Columns {
+		columns[i] = pgx.Identifier{c.Name}.Sanitize()
+	}
+	order := pgx.Identifier{t.OrderBy}.Sanitize()
+	where := []string{fmt.Sprintf("age(xmin) > age('%d'::xid)", uint32(e.OldestXID))}
+	if !plan.Since.IsZero() {
+		where = append(where, fmt.Sprintf("%s >= '%s'", order, plan.Since.UTC().Format(time.RFC3339Nano)))
+	}
+	if !plan.Until.IsZero() {
+		where = append(where, fmt.Sprintf("%s < '%s'", order, plan.Until.UTC().Format(time.RFC3339Nano)))
+	}
+	return fmt.Sprintf("SELECT %s, (extract(epoch FROM %s) * 1000000)::bigint FROM %s WHERE %s ORDER BY %[2]s",
+		strings.Join(columns, ", "), order, t.Name.Sanitize(), strings.Join(where, " AND "))
+}
+
+// rows runs the query in the simple protocol, whose values are text, and takes them as they come.
+func (t Table) rows(ctx context.Context, conn *pgx.Conn, query string, rel *cdc.Relation, do func(*cdc.Event) error) error {
+	results := conn.PgConn().Exec(ctx, query)
+	ev := &cdc.Event{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
+	var failed error
+	for results.NextResult() {
+		reader := results.ResultReader()
+		for failed == nil && reader.NextRow() {
+			failed = t.row(ev, reader.Values(), do)
+		}
+		if _, err := reader.Close(); failed == nil && err != nil {
+			failed = err
+		}
+	}
+	if err := results.Close(); failed == nil && err != nil {
+		failed = err
+	}
+	if failed != nil {
+		return fmt.Errorf("read table %s: %w", t.Name.Sanitize(), failed)
+	}
+	return nil
+}
+
+func (t Table) row(ev *cdc.Event, values [][]byte, do func(*cdc.Event) error) error {
+	last := len(ev.Values)
+	micros, err := strconv.ParseInt(string(values[last]), 10, 64)
+	if err != nil {
+		return fmt.Errorf("column %q is NULL or no time: %w", t.OrderBy, err)
+	}
+	ev.Transaction.CommitTime = time.UnixMicro(micros)
+	ev.Ordinal++
+	for i, v := range values[:last] {
+		ev.Values[i] = cdc.Value{Format: cdc.Text, Data: v}
+		if v == nil {
+			ev.Values[i] = cdc.Value{Format: cdc.Null}
+		}
+	}
+	return do(ev)
+}
+
+// describe is the table as a stream would describe it.
+func (t Table) describe(ctx context.Context, conn *pgx.Conn) (*cdc.Relation, error) {
+	const query = `SELECT attname, atttypid::bigint, atttypmod FROM pg_attribute
+		WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`
+	rows, err := conn.Query(ctx, query, t.Name.Sanitize())
+	if err != nil {
+		return nil, fmt.Errorf("describe table %s: %w", t.Name.Sanitize(), err)
+	}
+	rel := &cdc.Relation{Schema: t.Name[0], Name: t.Name[1]}
+	rel.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c cdc.Column, err error) {
+		var oid int64
+		err = row.Scan(&c.Name, &oid, &c.Modifier)
+		c.Type = uint32(oid)
+		return c, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("describe table %s: %w", t.Name.Sanitize(), err)
+	}
+	if !slices.ContainsFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == t.OrderBy }) {
+		return nil, cdc.Refuse("name one with --order-by", "table %s has no column %q to order by", t.Name.Sanitize(), t.OrderBy)
+	}
+	return rel, nil
+}
+
+// Publish hands each event of a read to a sink, and waits until all are acknowledged.
+func Publish(ctx context.Context, sink cdc.Sink, route *Route, read func(func(*cdc.Event) error) error) error {
+	failed := make(chan error, 1)
+	done := func(r *cdc.Record, err error) {
+		if err != nil {
+			select {
+			case failed <- err:
+			default:
+			}
+		}
+		r.Free()
+	}
+	err := read(func(ev *cdc.Event) error {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("produce: %w", err)
+		default:
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		rec, err := route.Route(ev)
+		if errors.Is(err, cdc.ErrSkip) {
+			return nil
+		}
+		if err == nil {
+			err = sink.Produce(ctx, rec, done)
+		}
+		return err
+	})
+	if err == nil {
+		err = sink.Flush(ctx)
+	}
+	select {
+	case ferr := <-failed:
+		err = errors.Join(err, fmt.Errorf("produce: %w", ferr))
+	default:
+	}
+	return err
+}
