@@ -8,8 +8,8 @@ import (
 
 // The chart's measures, in pixels.
 const (
-	chartWidth = 760
-	labelWidth = 200
+	chartWidth = 790
+	labelWidth = 230
 	valueWidth = 120
 	barHeight  = 16
 	barStep    = 22

@@ -52,6 +52,7 @@ type settings struct {
 	rates      string
 	duration   time.Duration
 	json, svg  string
+	from       string
 	growth     bool
 }
 
@@ -81,8 +82,12 @@ func run(ctx context.Context) (err error) {
 	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
+	flag.StringVar(&b.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
 	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it, and what shards bring")
 	flag.Parse()
+	if b.from != "" {
+		return redraw(b.from, b.svg)
+	}
 
 	if b.dir, err = os.MkdirTemp("", "walpost-bench-"); err != nil {
 		return err

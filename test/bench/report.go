@@ -157,3 +157,16 @@ func (r *report) write(asJSON, asSVG string) error {
 	}
 	return err
 }
+
+// redraw draws the chart of a file of figures.
+func redraw(from, svg string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	var r report
+	if err := json.Unmarshal(data, &r); err != nil {
+		return fmt.Errorf("%s: %w", from, err)
+	}
+	return r.write("", svg)
+}
