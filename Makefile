@@ -8,6 +8,7 @@ GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
 BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 TOOLS         := $(CURDIR)/bin/tools
 FUZZTIME      ?= 5s
+TESTFLAGS     ?=
 FAULTS        ?= 100
 SEED          ?=
 BLOCK         ?= 0
@@ -36,7 +37,7 @@ test: test-unit guard test-fuzz test-integration ## Run all tests; needs nothing
 .PHONY: test-unit
 test-unit: ## Run the packages' own tests with the race detector
 	go vet ./...
-	go test -race -timeout 10m $$(go list ./... | grep -v /test/)
+	go test -race -timeout 10m $(TESTFLAGS) $$(go list ./... | grep -v /test/)
 
 .PHONY: guard
 guard: $(TOOLS)/benchstat ## Show that an event allocates no more than in test/guard/baseline.txt

@@ -1,12 +1,15 @@
 package pgsource
 
 import (
+	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"io"
 	"net"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -144,5 +147,48 @@ func TestStreamedAllocatesForTheTransaction(t *testing.T) {
 		if got := allocations(t, wrapped(t, messages...), rows); got != want {
 			t.Errorf("%v allocations for a transaction of %d rows, want %d", got, rows, want)
 		}
+	}
+}
+
+// What is pulled goes through the file: from a row of the query to the handler nothing is
+// allocated for it, but for the file and the buffers, once.
+func TestPullAllocatesNothingForARow(t *testing.T) {
+	const rows, most = 5000, 60
+	var messages [][]byte
+	for _, m := range []string{beginHex, insertHex, commitHex} {
+		data := unhex(t, m)
+		row := binary.BigEndian.AppendUint64([]byte{0, 2, 0, 0, 0, 8}, 0x16_00000abc)
+		row = binary.BigEndian.AppendUint32(row, uint32(len(data)))
+		messages = append(messages, append(row, data...))
+	}
+	st, h, ctx, dir := idle(), &counter{}, t.Context(), t.TempDir()
+	const runs = 5
+	got := testing.AllocsPerRun(runs, func() {
+		s, err := newSpool(dir, 1<<20, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.close()
+		out := bufio.NewWriterSize(s, spoolBuffer)
+		for range rows {
+			for _, m := range messages {
+				if err := writeFrame(out, frameRow, m); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if err := out.Flush(); err != nil {
+			t.Fatal(err)
+		}
+		s.end(nil)
+		if err := eachFrame(bufio.NewReaderSize(s, readBuffer), func(frame []byte) error { return st.copyRow(ctx, h, frame[1:]) }); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if want := (runs + 1) * rows; h.rows != want {
+		t.Fatalf("%d rows were handed over, want %d", h.rows, want)
+	}
+	if got > most {
+		t.Errorf("%v allocations for a pull of %d transactions of one row, want %d at most", got, rows, most)
 	}
 }
