@@ -112,5 +112,9 @@ func askInstance(ctx context.Context, cfg config.Config, path string) ([]byte, e
 	if cfg.Admin.Listen == "" {
 		return nil, errors.New("admin.listen is empty")
 	}
-	return inspect.Fetch(ctx, cfg.Admin.Listen, path)
+	data, err := inspect.Fetch(ctx, cfg.Admin.Listen, path)
+	if len(data) > 0 { // also of /readyz with why it is not
+		return data, nil
+	}
+	return nil, err
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -88,7 +89,15 @@ func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn c
 		return pos, err
 	}
 	pos.LSN = lsn
-	return pos, st.Save(ctx, pos)
+	if err := st.Save(ctx, pos); err != nil {
+		return pos, err
+	}
+	// What the log says of published rows holds no more where events were skipped, or in
+	// another cluster: a purge must not go by it.
+	if err := history.Forget(ctx, conn, name); err != nil && !errors.Is(err, history.ErrMissing) {
+		return pos, err
+	}
+	return pos, nil
 }
 
 // judgeCheckpoint refuses a position from which nothing can be streamed, and without force one

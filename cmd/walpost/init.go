@@ -82,7 +82,7 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	for _, names := range each {
 		add(names, sqlfiles.Publication)
 	}
-	if cfg.Checkpoint.Store == config.StorePostgres || cfg.Checkpoint.Store == config.StoreKafka { // which notes there that it is used
+	if keepsTables(cfg) {
 		add(each[0], sqlfiles.Checkpoint)
 	}
 	if opts.role != "" {

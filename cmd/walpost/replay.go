@@ -111,6 +111,9 @@ func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opt
 	var plan replay.Plan
 	if opts.resume != "" {
 		plan, err = replay.Load(ctx, conn, opts.resume)
+		if err == nil && plan.Slot != cfg.Postgres.Slot {
+			err = cdc.Refuse("give the configuration that it was begun with, and its --postgres.shard", "replay %s is of slot %q, and postgres.slot is %q", plan.ID, plan.Slot, cfg.Postgres.Slot)
+		}
 	} else {
 		plan, err = replay.Resolve(ctx, conn, cfg.Postgres.Slot, opts.from, opts.to, opts.Options)
 	}
@@ -130,6 +133,9 @@ func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opt
 			if err := plan.Save(ctx, conn); err != nil {
 				return err
 			}
+		}
+		if err := plan.Lock(ctx, conn); err != nil {
+			return err
 		}
 		_, _ = fmt.Fprintf(c.stderr, "replay %s: %s\n", plan.ID, plan.String())
 		err = r.run(ctx, cfg, conn)
@@ -243,7 +249,7 @@ func (r *replayRun) run(ctx context.Context, cfg config.Config, conn *pgx.Conn) 
 	}
 	defer func() { _ = store.Close() }() // all is saved
 	pipeline := cdc.NewPipeline(cdc.Config{
-		Source: r.source, Sink: sink, Store: store, Route: r.route.Route, Logger: r.log,
+		Source: r.source, Sink: replay.Sink{Sink: sink, Route: r.route}, Store: store, Route: r.route.Route, Logger: r.log,
 		DrainTimeout: cfg.Delivery.DrainTimeout, MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
 		RetryInitial: cfg.Delivery.Retry.Initial, RetryMax: cfg.Delivery.Retry.Max,
 	})

@@ -17,6 +17,9 @@ import (
 
 // replayTable publishes rows of the outbox tables again.
 func (c *cli) replayTable(ctx context.Context, cfg config.Config, conn *pgx.Conn, opts replayOptions) error {
+	if cfg.Postgres.Shard.Count > 0 {
+		return cdc.Refuse("replay from WAL with --from, for each shard", "the rows of a table are not told apart by shards")
+	}
 	plan, err := replay.ResolveTable(cfg.Postgres.Slot, opts.from, opts.to, opts.Options)
 	if err != nil {
 		return err
@@ -29,7 +32,7 @@ func (c *cli) replayTable(ctx context.Context, cfg config.Config, conn *pgx.Conn
 	read := func(do func(*cdc.Event) error) error {
 		for _, t := range cfg.Outbox.Tables {
 			table := replay.Table{Name: pgx.Identifier{t.Schema, t.Name}, OrderBy: opts.orderBy}
-			if err := table.Read(ctx, conn, plan, do); err != nil {
+			if err := table.Read(ctx, conn, cfg.Postgres.Publication, plan, do); err != nil {
 				return err
 			}
 		}
@@ -76,7 +79,7 @@ func (c *cli) publishRows(ctx context.Context, cfg config.Config, route *replay.
 	g.Go(func() error { return sink.Watch(wctx) })
 	g.Go(func() error {
 		defer unwatch()
-		return replay.Publish(gctx, sink, route, read)
+		return replay.Publish(gctx, replay.Sink{Sink: sink, Route: route}, route, read)
 	})
 	return g.Wait()
 }

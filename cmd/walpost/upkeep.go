@@ -38,6 +38,7 @@ const (
 // tried again.
 type upkeep struct {
 	s       *service
+	purges  bool      // purges, and does nothing else
 	conn    *pgx.Conn // nil until needed and after a failure
 	logged  cdc.LSN
 	at      time.Time // of the last entry
@@ -49,6 +50,9 @@ type upkeep struct {
 
 // run goes on until ctx is done.
 func (u *upkeep) run(ctx context.Context) error {
+	if cfg := u.s.cfg; u.purges && (cfg.Purge.OlderThan == 0 || cfg.Postgres.Shard.Index != 0) {
+		return nil
+	}
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	defer u.disconnect()
@@ -94,6 +98,9 @@ func (u *upkeep) round(ctx context.Context) error {
 		*last = now
 		return true
 	}
+	if u.purges {
+		return u.purgeDue(ctx)
+	}
 	saved := u.s.pipeline.Status().Checkpoint
 	every := idleLogInterval
 	if saved != u.logged {
@@ -118,11 +125,6 @@ func (u *upkeep) round(ctx context.Context) error {
 			return err
 		}
 	}
-	if cfg.Purge.OlderThan > 0 && cfg.Postgres.Shard.Index == 0 && now.After(u.purge) {
-		err := u.purgeAll(ctx)
-		u.purge = time.Now().Add(max(purgeInterval, purgeShare*time.Since(now)))
-		return err
-	}
 	return nil
 }
 
@@ -132,6 +134,16 @@ func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
 	if changed {
 		u.s.log.Debug("replay window moved", "slot", cfg.Postgres.Slot, "window", cfg.Replay.Window)
 	}
+	return err
+}
+
+func (u *upkeep) purgeDue(ctx context.Context) error {
+	begun := time.Now()
+	if begun.Before(u.purge) {
+		return nil
+	}
+	err := u.purgeAll(ctx)
+	u.purge = time.Now().Add(max(purgeInterval, purgeShare*time.Since(begun)))
 	return err
 }
 

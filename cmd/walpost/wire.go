@@ -120,8 +120,10 @@ func (s *service) run(ctx context.Context) error {
 		defer context.AfterFunc(gctx, cancel)()
 		return s.notify(nctx)
 	})
-	if s.keepsLog() {
-		g.Go(func() error { return (&upkeep{s: s}).run(gctx) })
+	if keepsTables(s.cfg) {
+		log, purge := &upkeep{s: s}, &upkeep{s: s, purges: true} // which may take hours
+		g.Go(func() error { return log.run(gctx) })
+		g.Go(func() error { return purge.run(gctx) })
 	}
 	g.Go(func() error {
 		defer stopAdmin()
@@ -133,11 +135,12 @@ func (s *service) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// keepsLog reports whether the database holds walpost's own tables. Where the checkpoint is
-// elsewhere nothing is written there but what was asked for.
-func (s *service) keepsLog() bool {
-	store := s.cfg.Checkpoint.Store
-	return store == config.StorePostgres || store == config.StoreKafka || s.cfg.Replay.Window > 0 || s.cfg.Purge.OlderThan > 0
+// keepsTables reports whether the database holds walpost's own tables: exactly-once notes there
+// that it is used. Where the checkpoint is elsewhere nothing is written there but what was asked
+// for.
+func keepsTables(cfg config.Config) bool {
+	store := cfg.Checkpoint.Store
+	return store == config.StorePostgres || store == config.StoreKafka || cfg.Replay.Window > 0 || cfg.Purge.OlderThan > 0
 }
 
 func (s *service) listening(addr net.Addr) {

@@ -16,6 +16,9 @@ import (
 // move makes the server decode from the bookmark's restart_lsn.
 const minAdvance = 16 << 20
 
+// maxAdvance is how far it is moved at once: a move that is cut off has moved nothing.
+const maxAdvance = 2 << 30
+
 // KeepWindow makes the bookmark of the window if there is none, and moves it to where the
 // window begins: length ago, or maxBytes before the end of WAL if that is nearer. A length
 // of zero drops it. It never moves it beyond what the live slot has confirmed, and reports
@@ -53,6 +56,14 @@ func KeepWindow(ctx context.Context, conn *pgx.Conn, live string, length time.Du
 	if target = min(target, slot.ConfirmedFlush); target < b.LSN+minAdvance {
 		return false, nil
 	}
-	_, err = Advance(ctx, conn, live, Window, target)
-	return err == nil, err
+	dated := e != nil && target == e.LSN
+	target = min(target, b.LSN+maxAdvance)
+	if _, err := Advance(ctx, conn, live, Window, target); err != nil {
+		return false, err
+	}
+	at := time.Now()
+	if dated && target == e.LSN {
+		at = e.At
+	}
+	return true, history.Keep(ctx, conn, b.Slot, at)
 }

@@ -71,6 +71,22 @@ func Thin(ctx context.Context, conn *pgx.Conn, slot string) error {
 	return nil
 }
 
+// Keep drops all entries of a slot but the last, and dates that.
+func Keep(ctx context.Context, conn *pgx.Conn, slot string, at time.Time) error {
+	const last = `WITH dropped AS (
+			DELETE FROM walpost.checkpoint_log WHERE slot = $1 RETURNING *)
+		INSERT INTO walpost.checkpoint_log (slot, at, lsn, end_lsn, oldest_xid)
+		SELECT slot, $2, lsn, end_lsn, oldest_xid FROM dropped ORDER BY lsn DESC, at DESC LIMIT 1`
+	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
+		_, err := tx.Exec(ctx, last, slot, at)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("date the checkpoint log of slot %q: %w", slot, explain(err))
+	}
+	return nil
+}
+
 // Forget drops all entries of a slot.
 func Forget(ctx context.Context, conn *pgx.Conn, slot string) error {
 	if _, err := conn.Exec(ctx, "DELETE FROM walpost.checkpoint_log WHERE slot = $1", slot); err != nil {

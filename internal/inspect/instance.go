@@ -35,7 +35,8 @@ func Ask(ctx context.Context, address string) (admin.Report, error) {
 	return report, nil
 }
 
-// Fetch returns what an instance answers to a path.
+// Fetch returns what an instance answers to a path. With an error for an answer other than 200
+// comes its text.
 func Fetch(ctx context.Context, address, path string) ([]byte, error) {
 	at := address
 	if !strings.Contains(at, "://") {
@@ -61,7 +62,7 @@ func Fetch(ctx context.Context, address, path string) ([]byte, error) {
 	case err != nil:
 		return nil, fmt.Errorf("ask the instance: %w", err)
 	case res.StatusCode != http.StatusOK:
-		return nil, fmt.Errorf("ask the instance: %s answers %s", at, res.Status)
+		return data, fmt.Errorf("ask the instance: %s answers %s", at, res.Status)
 	}
 	return data, nil
 }

@@ -256,6 +256,18 @@ func Load(ctx context.Context, conn *pgx.Conn, id string) (Plan, error) {
 	return p, errors.Join(err, json.Unmarshal([]byte(opts), &p.Options))
 }
 
+// Lock makes the session the only one that runs the plan, for as long as it lasts.
+func (p Plan) Lock(ctx context.Context, conn *pgx.Conn) error {
+	var locked bool
+	if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock(hashtextextended($1, 0))", "walpost "+p.Checkpoint()).Scan(&locked); err != nil {
+		return fmt.Errorf("lock replay %s: %w", p.ID, err)
+	}
+	if !locked {
+		return cdc.Refuse("wait for that, or stop it", "replay %s is being run by another process", p.ID)
+	}
+	return nil
+}
+
 // Finish notes that all was published.
 func (p Plan) Finish(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "UPDATE walpost.replay SET finished_at = clock_timestamp() WHERE id = $1", p.ID); err != nil {

@@ -50,6 +50,30 @@ func (r *Route) Counts() Counts {
 	return c
 }
 
+// Sink passes records on, but for those that it refuses at once as poison, as an oversize one:
+// the stream has not published them either.
+type Sink struct {
+	cdc.Sink
+	Route *Route
+}
+
+// Produce implements [cdc.Sink].
+func (s Sink) Produce(ctx context.Context, rec *cdc.Record, done func(*cdc.Record, error)) error {
+	topic := rec.Topic
+	err := s.Sink.Produce(ctx, rec, done)
+	var poison *cdc.PoisonError
+	if !errors.As(err, &poison) {
+		return err
+	}
+	s.Route.mu.Lock()
+	s.Route.counts.Published--
+	s.Route.counts.Topics[topic]--
+	s.Route.counts.Poison++
+	s.Route.mu.Unlock()
+	done(rec, nil)
+	return nil
+}
+
 // Route is for [cdc.Config]. An event that is not to be published is [cdc.ErrSkip].
 func (r *Route) Route(ev *cdc.Event) (*cdc.Record, error) {
 	chosen, err := r.plan.admits(ev)

@@ -90,21 +90,38 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 		p.close(false)
 		return nil, err
 	}
-	for _, query := range []string{
-		"SET statement_timeout = 0",
-		fmt.Sprintf("SELECT lsn FROM pg_copy_logical_replication_slot(%s, %s, temporary => true)", literal(st.cfg.Slot), literal(p.slot)),
-		advanceQuery(p.slot, st.in.at),
-	} {
-		if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
-			p.close(true)
-			return nil, fmt.Errorf("copy slot: %w", err)
-		}
+	if err := st.copySlot(ctx, p); err != nil {
+		p.close(true)
+		return nil, err
 	}
 	if err := p.look(ctx); err != nil {
 		p.close(true)
 		return nil, err
 	}
 	return p, nil
+}
+
+// copySlot makes the copy, and advances it. A slot that has been moved on meanwhile has no
+// longer what is to be read.
+func (st *Stream) copySlot(ctx context.Context, p *puller) error {
+	if _, err := p.conn.Exec(ctx, "SET statement_timeout = 0").ReadAll(); err != nil {
+		return fmt.Errorf("copy slot: %w", err)
+	}
+	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT lsn FROM pg_copy_logical_replication_slot(%s, %s, temporary => true)", literal(st.cfg.Slot), literal(p.slot)), 1)
+	if err != nil {
+		return fmt.Errorf("copy slot: %w", err)
+	}
+	at, err := cdc.ParseLSN(row[0])
+	if err != nil {
+		return fmt.Errorf("copy slot: %w", err)
+	}
+	if at > st.in.at {
+		return cdc.Refuse("walpost bookmark list shows what is kept", "slot %q has been moved to %s meanwhile, and no longer keeps events from %s", st.cfg.Slot, at, st.in.at)
+	}
+	if _, err := p.conn.Exec(ctx, advanceQuery(p.slot, st.in.at)).ReadAll(); err != nil {
+		return fmt.Errorf("advance the copy of the slot: %w", err)
+	}
+	return nil
 }
 
 // checkUnguarded returns errGuarded if the server holds what it sends from the slot back
