@@ -16,10 +16,9 @@ import (
 )
 
 const (
-	// logInterval is the time between two entries of the checkpoint log while the
-	// checkpoint moves, and idleLogInterval while it does not.
-	logInterval     = 10 * time.Second
-	idleLogInterval = time.Minute
+	// logInterval is the least time between two entries of the checkpoint log. There is one
+	// only where the checkpoint has moved: an idle database stays so.
+	logInterval = 10 * time.Second
 
 	thinInterval   = time.Hour
 	windowInterval = 30 * time.Second
@@ -102,11 +101,7 @@ func (u *upkeep) round(ctx context.Context) error {
 		return u.purgeDue(ctx)
 	}
 	saved := u.s.pipeline.Status().Checkpoint
-	every := idleLogInterval
-	if saved != u.logged {
-		every = logInterval
-	}
-	if due(&u.at, every) {
+	if saved != u.logged && due(&u.at, logInterval) {
 		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 			_, err := history.Add(ctx, conn, cfg.Postgres.Slot, saved)
 			return err

@@ -166,7 +166,7 @@ func (b *bench) checkCheckpoints(ctx context.Context) error {
 func (b *bench) dropCheckpoint(n Names) func(context.Context) error {
 	return func(ctx context.Context) error {
 		const undefined = "42P01"
-		err := b.execute("DELETE FROM walpost.checkpoint WHERE slot = '" + n.Slot() + "'")(ctx)
+		err := b.execute(fmt.Sprintf(deleteCheckpoint, n.Slot()))(ctx)
 		var pgErr *pgconn.PgError
 		if errors.As(err, &pgErr) && (pgErr.Code == undefined || pgErr.Code == "3F000") {
 			return nil
@@ -178,15 +178,25 @@ func (b *bench) dropCheckpoint(n Names) func(context.Context) error {
 	}
 }
 
-// dropCheckpoints drops the table that nobody has used or granted since, and the schema
+// deleteCheckpoint deletes what walpost has noted for a slot.
+const deleteCheckpoint = `
+	DO $do$ BEGIN
+		DELETE FROM walpost.checkpoint WHERE slot = '%[1]s';
+		IF to_regclass('walpost.checkpoint_log') IS NOT NULL THEN
+			DELETE FROM walpost.checkpoint_log WHERE slot = '%[1]s';
+		END IF;
+	END $do$`
+
+// dropCheckpoints drops the tables if nobody has used or granted them since, and the schema
 // if there is nothing else in it.
 const dropCheckpoints = `
 	DO $do$ BEGIN
 		LOCK TABLE walpost.checkpoint IN ACCESS EXCLUSIVE MODE;
-		IF EXISTS (SELECT FROM walpost.checkpoint) OR EXISTS (SELECT FROM pg_class WHERE oid = 'walpost.checkpoint'::regclass AND relacl IS NOT NULL) THEN
+		IF EXISTS (SELECT FROM walpost.checkpoint) OR EXISTS (SELECT FROM walpost.checkpoint_log) OR EXISTS (SELECT FROM walpost.replay)
+			OR EXISTS (SELECT FROM pg_class WHERE oid = 'walpost.checkpoint'::regclass AND relacl IS NOT NULL) THEN
 			RETURN;
 		END IF;
-		DROP TABLE walpost.checkpoint;
+		DROP TABLE walpost.checkpoint, walpost.checkpoint_log, walpost.replay;
 		BEGIN
 			DROP SCHEMA walpost;
 		EXCEPTION WHEN dependent_objects_still_exist THEN NULL;
