@@ -71,13 +71,16 @@ replay.max_bytes at once is refused.`,
 		Args:    oneName,
 	}
 	cmd.Flags().StringVar(&at, "at", "checkpoint", "where it stands: checkpoint or now")
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
+	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
 		if at != "checkpoint" && at != "now" {
 			return &usageError{fmt.Errorf("--at %q: want checkpoint or now", at)}
 		}
 		if args[0] == bookmark.Window {
 			return &usageError{fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.Window)}
 		}
+		return nil
+	}
+	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
 		b, err := bookmark.Create(ctx, conn, cfg.Postgres.Slot, args[0], at == "now", bookmark.Limits{MaxBytes: int64(cfg.Replay.MaxBytes)})
 		if err != nil {
 			return err

@@ -67,10 +67,13 @@ is repeated; after a death what was published since the last save, a second or s
 	f.StringVar(&opts.orderBy, "order-by", "created_at", "column of the table that tells when a row was written")
 	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
 	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
+	cmd.PreRunE = func(*cobra.Command, []string) error {
 		if err := opts.check(); err != nil {
 			return &usageError{err}
 		}
+		return nil
+	}
+	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		opts.Now = opts.timestamp == "now"
 		if opts.source == "table" {
 			return c.replayTable(ctx, cfg, conn, opts)
