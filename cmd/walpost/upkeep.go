@@ -147,9 +147,7 @@ func (u *upkeep) purgeAll(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pc := purgeConfig(u.s.cfg)
-	pc.Logger = u.s.log
-	r, err := purge.Run(ctx, conn, pc)
+	r, err := purge.Run(ctx, conn, purgeConfig(u.s.cfg))
 	if r.Deleted > 0 {
 		u.s.log.Info("purged", "rows", r.Deleted, "archived", r.Archived, "committed_before", r.Before, "held_by", r.HeldBy)
 	}

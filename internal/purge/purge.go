@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -35,8 +34,6 @@ type Config struct {
 
 	// Pause is the time between two batches, as a multiple of what a batch has taken.
 	Pause float64
-
-	Logger *slog.Logger
 }
 
 // Slot is a slot and the publication that it is read with.
@@ -55,10 +52,9 @@ type Result struct {
 
 // TableResult is what became of a table or a partition.
 type TableResult struct {
-	Table   string `json:"table"`
-	Rows    int64  `json:"rows"`
-	Kept    int64  `json:"kept"` // in a dry run
-	skipped bool
+	Table string `json:"table"`
+	Rows  int64  `json:"rows"`
+	Kept  int64  `json:"kept"` // in a dry run
 }
 
 const (
@@ -93,9 +89,7 @@ func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 	for _, t := range tables {
 		tr, err := cfg.table(ctx, conn, t, e, archive)
 		r.Deleted += tr.Rows
-		if !tr.skipped {
-			r.Tables = append(r.Tables, tr)
-		}
+		r.Tables = append(r.Tables, tr)
 		if err != nil {
 			return r, errors.Join(err, archive.close())
 		}
