@@ -1,6 +1,7 @@
 package kafka
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"time"
@@ -51,6 +52,18 @@ func (x *openTransaction) same(id int64, epoch int16) error {
 		return fmt.Errorf("transaction of producer %d epoch %d was aborted: now writing as %d epoch %d", x.id, x.epoch, id, epoch)
 	}
 	return nil
+}
+
+// alone returns who wrote the transaction that c has just committed, or nobody if others
+// may have had the same epoch. The client has the next one already if each has its own.
+func (x *openTransaction) alone(c *kgo.Client) producer {
+	id, epoch, err := c.ProducerID(context.Background()) // known: it asks nobody
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if err != nil || id == x.id && epoch == x.epoch {
+		return nobody
+	}
+	return producer{x.id, x.epoch}
 }
 
 // acknowledged notes d.

@@ -114,24 +114,36 @@ type extent struct {
 	end    int64
 }
 
+// found is what the progress topic says of a key.
+type found struct {
+	content
+
+	fates fates // of the transactions that were read
+}
+
 // read returns what was last committed for key, or zero if nothing was. It goes
 // back from the end.
-func (t *Transactional) read(ctx context.Context, key string) (content, error) {
+func (t *Transactional) read(ctx context.Context, key string) (f found, err error) {
 	x, err := t.extent(ctx)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return content{}, nil
+		return f, nil
 	}
 	if err != nil {
-		return content{}, err
+		return f, err
 	}
 	for window := int64(firstWindow); ; window *= windowGrowth {
 		from := max(x.start, x.end-window)
-		found, err := t.scan(ctx, key, from, x)
-		if err != nil || found == nil && from == x.start {
-			return content{}, err
+		s, err := t.scan(ctx, key, from, x)
+		if err != nil {
+			return f, err
 		}
-		if found != nil {
-			return parseContent(t.cfg.Topic, found)
+		f.fates = s.fates
+		switch last := s.result(); {
+		case last != nil:
+			f.content, err = parseContent(t.cfg.Topic, last)
+			return f, err
+		case from == x.start:
+			return f, nil
 		}
 	}
 }
@@ -175,13 +187,14 @@ func (t *Transactional) extent(ctx context.Context) (x extent, err error) {
 	return x, nil
 }
 
-// scan returns the last record of key between from and the end that is committed,
-// or nil. It reads everything, the markers that end transactions included, and
+// scan looks for the last record of key between from and the end that is
+// committed. It reads everything, the markers that end transactions included, and
 // decides itself: who reads only committed records stops at the first transaction
 // that is open, which may be another slot's.
-func (t *Transactional) scan(ctx context.Context, key string, from int64, x extent) (*kgo.Record, error) {
+func (t *Transactional) scan(ctx context.Context, key string, from int64, x extent) (*scanner, error) {
+	s := &scanner{key: key, end: x.end, stable: x.stable, open: make(map[int64]*kgo.Record), fates: make(fates)}
 	if from >= x.end {
-		return nil, nil
+		return s, nil
 	}
 	opts := append(t.base.connectOpts(), kgo.KeepControlRecords(), kgo.KeepRetryableFetchErrors(),
 		kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{t.cfg.Topic: {progressPartition: kgo.NewOffset().At(from)}}))
@@ -190,18 +203,17 @@ func (t *Transactional) scan(ctx context.Context, key string, from int64, x exte
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	defer c.Close()
-	s := scanner{key: key, end: x.end, stable: x.stable, open: make(map[int64]*kgo.Record)}
 	for !s.reached {
-		if err := t.poll(ctx, c, &s, pollTimeout); err != nil {
+		if err := t.poll(ctx, c, s, pollTimeout); err != nil {
 			return nil, err
 		}
 	}
 	for deadline := time.Now().Add(decideTimeout); s.undecided() && time.Now().Before(deadline); {
-		if err := t.poll(ctx, c, &s, time.Until(deadline)); err != nil && ctx.Err() != nil {
+		if err := t.poll(ctx, c, s, time.Until(deadline)); err != nil && ctx.Err() != nil {
 			return nil, err
 		}
 	}
-	return s.result(), nil
+	return s, nil
 }
 
 // poll reads once, for at most limit.
@@ -223,6 +235,7 @@ type scanner struct {
 	reached     bool                  // all before the end is read
 	open        map[int64]*kgo.Record // last record of the key in an open transaction, by producer
 	last        *kgo.Record
+	fates       fates
 }
 
 func (s *scanner) record(r *kgo.Record) {
@@ -231,11 +244,13 @@ func (s *scanner) record(r *kgo.Record) {
 	case r.Attrs.IsControl():
 		if held := s.open[r.ProducerID]; held != nil && isCommit(r) {
 			s.keep(held)
+			s.fates.committed(held, r)
 		}
 		delete(s.open, r.ProducerID)
 	case r.Offset >= s.end || string(r.Key) != s.key:
 	case r.Attrs.IsTransactional():
 		s.open[r.ProducerID] = r
+		s.fates.seen(r)
 	default:
 		s.keep(r)
 	}

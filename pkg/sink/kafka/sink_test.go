@@ -266,7 +266,7 @@ func discarding(t testing.TB) (*Sink, *topic) {
 // know makes the sink know the topic without asking.
 func know(s *Sink) *topic {
 	tp := &topic{name: testTopic, processed: s.metrics.processed.WithLabelValues(testTopic)}
-	tp.set(facts{testPartitions, defaultMessageBytes, defaultMessageBytes})
+	tp.set(facts{testPartitions, defaultMessageBytes, defaultMessageBytes, false})
 	s.topics.add(tp)
 	return tp
 }

@@ -82,6 +82,7 @@ type facts struct {
 	partitions int32
 	batch      int32 // bytes that a batch of several records may take
 	largest    int32 // bytes that a record may take; more than batch if the topic's limit is not known
+	leftOpen   bool  // an earlier transaction of this producer is open in a topic that was not known
 }
 
 // admit returns r's topic if r can be written there, and the size of a batch
@@ -123,6 +124,11 @@ func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
 	s.topics.add(t)
 	if s.cfg.TopicMet != nil {
 		s.cfg.TopicMet(len(s.topics.known))
+	}
+	if f.leftOpen {
+		s.giveUp(errLeftOpen)
+		s.tell()
+		return nil, errLeftOpen
 	}
 	return t, nil
 }
@@ -246,8 +252,18 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 		return facts{}, err
 	}
 	f, err := s.askLimit(ctx, admin, name)
+	if err != nil {
+		return facts{}, err
+	}
 	f.partitions = partitions
-	return f, err
+	if s.txn != nil && s.topics.known[name] == nil {
+		open, err := s.openIn(ctx, name, partitions)
+		if err != nil {
+			return facts{}, err
+		}
+		f.leftOpen = len(open) > 0
+	}
+	return f, nil
 }
 
 // countPartitions asks a broker, not the client's cache as kadm would.

@@ -52,6 +52,7 @@ type Transactional struct {
 
 	mu    sync.Mutex // held by all that changes the transaction
 	have  content    // as it was last committed here; guarded by mu
+	wrote producer   // who committed have, or nobody if others had the same epoch; guarded by mu
 	open  bool       // a transaction is begun; guarded by mu
 	spoil error      // why nothing works until Acquire, or nil; guarded by mu
 }
@@ -95,7 +96,7 @@ func NewTransactional(cfg TransactionalConfig) (*Transactional, error) {
 		}
 		return nil, err
 	}
-	return &Transactional{cfg: cfg, base: base, spoil: cdc.ErrFenced}, nil
+	return &Transactional{cfg: cfg, base: base, wrote: nobody, spoil: cdc.ErrFenced}, nil
 }
 
 // Close aborts the open transaction, which takes 2 s at the most, and ends
@@ -258,7 +259,7 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 	if err := c.EndTransaction(ctx, kgo.TryCommit); err != nil {
 		return because(ctx, fmt.Errorf("commit transaction: %w", fenced(err)))
 	}
-	t.open, t.have = false, next
+	t.open, t.have, t.wrote = false, next, s.txn.alone(c)
 	now := time.Now()
 	s.health.progressed(now)
 	s.txn.committed(now, s.metrics)
@@ -281,7 +282,7 @@ func (t *Transactional) Load(ctx context.Context) (cdc.Checkpoint, error) {
 	if err != nil {
 		return cdc.Checkpoint{}, err
 	}
-	var have content
+	var have found
 	err = t.whenAllowed(ctx, func() (err error) {
 		have, err = t.read(ctx, key)
 		return err
@@ -337,52 +338,6 @@ func (t *Transactional) whenAllowed(ctx context.Context, f func() error) error {
 			return err
 		}
 	}
-}
-
-// acquire makes the sink of a new epoch. t.mu must be held.
-func (t *Transactional) acquire(ctx context.Context, key string) (cdc.Checkpoint, error) {
-	if err := t.createMissing(ctx); err != nil {
-		return cdc.Checkpoint{}, err
-	}
-	last := t.current.Load()
-	if last == nil {
-		last = t.base
-	}
-	s, err := last.next(transactionPrefix + key)
-	if err != nil {
-		return cdc.Checkpoint{}, err
-	}
-	t.current.Store(s)
-	// Once there is an answer the predecessor is fenced, and its transaction is
-	// ended on every partition: what is read next is final.
-	if _, _, err := s.client.Load().ProducerID(ctx); err != nil {
-		return cdc.Checkpoint{}, fmt.Errorf("take transactional id %s over: %w", s.txn.name, fenced(err))
-	}
-	have, err := t.read(ctx, key)
-	if err != nil {
-		return cdc.Checkpoint{}, err
-	}
-	have.key, have.Slot, have.Owner = key, t.cfg.Slot, t.cfg.Owner
-	have.Epoch++
-	t.spoil = nil
-	if err := t.commit(ctx, s, have); err != nil {
-		return cdc.Checkpoint{}, err
-	}
-	return have.Checkpoint, nil
-}
-
-// next returns a sink that writes in transactions under a name. It takes over what
-// outlives an epoch from s, which nobody uses any more.
-func (s *Sink) next(name string) (*Sink, error) {
-	n := &Sink{
-		cfg: s.cfg, log: s.log, metrics: s.metrics, budget: s.budget, health: s.health,
-		quit: make(chan struct{}), txn: &openTransaction{name: name},
-	}
-	err := n.init()
-	for _, t := range s.topics.known {
-		n.topics.add(t)
-	}
-	return n, err
 }
 
 // key returns the checkpoint's key.

@@ -301,7 +301,7 @@ func testHalf(t *testing.T, fault kfake.Fault) {
 		err = x.Save(within(t, testTimeout), pos(10))
 	}
 	if h.Remove(); h.Hits() == 0 {
-		t.Fatal("the fault was not met")
+		t.Fatalf("the fault was not met: %v", err)
 	}
 	cp, aerr := x.Acquire(t.Context())
 	if aerr != nil {

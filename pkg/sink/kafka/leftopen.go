@@ -1,0 +1,248 @@
+package kafka
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
+
+	"github.com/walpost/walpost/pkg/cdc"
+)
+
+// A transaction can be complete for its coordinator and open in a partition. Brokers
+// 4.0 to 4.3 at least do that: a coordinator that finds a partition without a leader
+// when it is to write the marker there, as after a crash of all brokers that have it,
+// takes the partition for deleted and leaves it out. Nobody can read what follows
+// there. Worse, the next transaction of the same producer that writes there ends both,
+// and what was aborted is committed, or the other way round. Therefore it is looked
+// for, and ended as it was meant to end, before anything is written.
+// https://github.com/apache/kafka/blob/4.3.0/core/src/main/scala/kafka/coordinator/transaction/TransactionMarkerChannelManager.scala
+
+// errLeftOpen spoils the transaction in which a topic is met in which another was left
+// open: only Acquire can end that.
+var errLeftOpen = errors.New("kafka: an earlier transaction was left open in a topic, ending it first")
+
+// endTimeout bounds the end of what was left open.
+const endTimeout = 10 * time.Second
+
+// partial is a partition in which a transaction was left open.
+type partial struct {
+	topic     string
+	partition int32
+	producer  producer
+}
+
+// producer names a producer in one of its epochs.
+type producer struct {
+	id    int64
+	epoch int16
+}
+
+var nobody = producer{-1, -1}
+
+// fates is what became of the transactions of one key, by who wrote them.
+type fates map[producer]fate
+
+type fate int
+
+const (
+	undecided   fate = iota
+	committedIn      // others of the same epoch may have been aborted
+	committedBy      // the only transaction of its epoch: transaction.version 2
+)
+
+func (f fates) seen(r *kgo.Record) {
+	p := producer{r.ProducerID, r.ProducerEpoch}
+	f[p] = max(f[p], undecided)
+}
+
+// committed notes that marker ends the transaction of r. With transaction.version 2
+// each transaction has an epoch, and its marker the next.
+// https://cwiki.apache.org/confluence/display/KAFKA/KIP-890%3A+Transactions+Server-Side+Defense
+func (f fates) committed(r, marker *kgo.Record) {
+	fate := committedIn
+	if marker.ProducerEpoch > r.ProducerEpoch {
+		fate = committedBy
+	}
+	p := producer{r.ProducerID, r.ProducerEpoch}
+	f[p] = max(f[p], fate)
+}
+
+// of returns whether the transaction of p was committed. It is not known if p wrote
+// before all that was read, or several transactions in one epoch.
+func (f fates) of(p producer) (committed, known bool) {
+	fate, seen := f[p]
+	if seen {
+		return fate == committedBy, fate != committedIn
+	}
+	for q := range f {
+		if q.id == p.id && q.epoch < p.epoch {
+			return false, true
+		}
+	}
+	return false, false
+}
+
+// leftOpen returns where transactions are open that s, which has just taken the
+// transactional id over and written nothing, has ended.
+func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, err error) {
+	topics := map[string]int32{t.cfg.Topic: progressPartition + 1}
+	for name, known := range s.topics.known {
+		topics[name] = known.partitions
+	}
+	for _, name := range slices.Sorted(maps.Keys(topics)) {
+		open, err := s.openIn(ctx, name, topics[name])
+		if errors.Is(err, kerr.UnknownTopicOrPartition) { // deleted
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("look for open transactions: %w", err)
+		}
+		all = append(all, open...)
+	}
+	return all, nil
+}
+
+// openIn returns the partitions of a topic in which a transaction of this producer is
+// open. Who may write a topic need not be allowed to read it, and then it is not known.
+func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open []partial, err error) {
+	id, _, err := s.client.Load().ProducerID(ctx)
+	if err != nil {
+		return nil, fenced(err)
+	}
+	set := make(kadm.TopicsSet)
+	for p := range partitions {
+		set.Add(topic, p)
+	}
+	resp, err := kadm.NewClient(s.client.Load()).DescribeProducers(ctx, set)
+	if isForbidden(err) || errors.As(err, new(*kadm.AuthError)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("describe producers of topic %s: %w", topic, err)
+	}
+	for _, p := range resp[topic].Partitions.Sorted() {
+		if p.Err != nil {
+			return nil, fmt.Errorf("describe producers of topic %s, partition %d: %w", topic, p.Partition, p.Err)
+		}
+		if a, ok := p.ActiveProducers[id]; ok && a.CurrentTxnStartOffset >= 0 {
+			open = append(open, partial{topic, p.Partition, producer{id, a.ProducerEpoch}})
+		}
+	}
+	return open, nil
+}
+
+// fate returns how what was left open is to end. What was answered as committed must
+// be committed: its position may be confirmed.
+func (t *Transactional) fate(p partial, read fates) (commit, known bool) {
+	switch {
+	case p.producer == t.wrote:
+		return true, true
+	case p.topic == t.cfg.Topic:
+		return false, true
+	default:
+		return read.of(p.producer)
+	}
+}
+
+// end ends what was left open, in the epoch of s, without a record. What is aborted is
+// published again, since its position is not there. t.mu must be held.
+func (t *Transactional) end(ctx context.Context, s *Sink, open []partial, f found) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, endTimeout, fmt.Errorf("no end within %s", endTimeout))
+	defer cancel()
+	aborted, committed := make(kadm.TopicsSet), make(kadm.TopicsSet)
+	for _, p := range open {
+		commit, known := t.fate(p, f.fates)
+		if !known {
+			return cdc.Refuse("find out from partition 0 of "+t.cfg.Topic+" whether it was committed, and end it with kafka-transactions.sh",
+				"the brokers have left a transaction of producer %d epoch %d open in partition %d of topic %s, and whether it was committed is not known any more",
+				p.producer.id, p.producer.epoch, p.partition, p.topic)
+		}
+		t.base.log.Warn("the brokers have left a transaction open, ending it", "topic", p.topic, "partition", p.partition,
+			"producer_id", p.producer.id, "epoch", p.producer.epoch, "commit", commit)
+		set := aborted
+		if commit {
+			set = committed
+		}
+		set.Add(p.topic, p.partition)
+	}
+	if err := s.endAll(ctx, aborted, false); err != nil {
+		return err
+	}
+	return s.endAll(ctx, committed, true)
+}
+
+// endAll writes markers to partitions. It speaks as a client without
+// transaction.version 2, the only one that may name a partition without writing to it.
+func (s *Sink) endAll(ctx context.Context, set kadm.TopicsSet, commit bool) error {
+	if len(set) == 0 {
+		return nil
+	}
+	id, epoch, err := s.client.Load().ProducerID(ctx)
+	if err != nil {
+		return fenced(err)
+	}
+	versions := kversion.Stable()
+	versions.SetMaxKeyVersion(int16(kmsg.AddPartitionsToTxn), 3)
+	versions.SetMaxKeyVersion(int16(kmsg.EndTxn), 4)
+	c, err := kgo.NewClient(append(s.connectOpts(), kgo.MaxVersions(versions))...)
+	if err != nil {
+		return fmt.Errorf("kafka: %w", err)
+	}
+	defer c.Close()
+
+	add := kmsg.NewPtrAddPartitionsToTxnRequest()
+	add.TransactionalID, add.ProducerID, add.ProducerEpoch = s.txn.name, id, epoch
+	for _, t := range set.Sorted() {
+		topic := kmsg.NewAddPartitionsToTxnRequestTopic()
+		topic.Topic, topic.Partitions = t.Topic, t.Partitions
+		add.Topics = append(add.Topics, topic)
+	}
+	if err := s.whileEnding(ctx, func() error {
+		resp, err := add.RequestWith(ctx, c)
+		if err != nil {
+			return err
+		}
+		for _, topic := range resp.Topics {
+			for _, p := range topic.Partitions {
+				err = errors.Join(err, kerr.ErrorForCode(p.ErrorCode))
+			}
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("add partitions to a transaction: %w", err)
+	}
+	end := kmsg.NewPtrEndTxnRequest()
+	end.TransactionalID, end.ProducerID, end.ProducerEpoch, end.Commit = s.txn.name, id, epoch, commit
+	if err := s.whileEnding(ctx, func() error {
+		resp, err := end.RequestWith(ctx, c)
+		if err != nil {
+			return err
+		}
+		return kerr.ErrorForCode(resp.ErrorCode)
+	}); err != nil {
+		return fmt.Errorf("end a transaction: %w", err)
+	}
+	return nil
+}
+
+// whileEnding calls f until the markers of the last transaction are written.
+func (s *Sink) whileEnding(ctx context.Context, f func() error) error {
+	for tries := 1; ; tries++ {
+		err := f()
+		if !errors.Is(err, kerr.ConcurrentTransactions) {
+			return err
+		}
+		if err := s.pause(ctx, backoff(tries)); err != nil {
+			return err
+		}
+	}
+}
