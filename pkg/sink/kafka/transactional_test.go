@@ -265,57 +265,6 @@ func stable(t testing.TB, addrs []string, topic string) bool {
 	return e.Offset > 0 && e.Offset == d.Offset
 }
 
-// Each request of a commit is refused once, for all topics or for one, by each error
-// that is not for the client library to repeat: nothing is half there.
-func TestTransactionalFaults(t *testing.T) {
-	for _, at := range []kfake.Fault{
-		{Keys: []kmsg.Key{kmsg.EndTxn}, TopLevel: true},
-		{Keys: []kmsg.Key{kmsg.Produce}},
-		{Keys: []kmsg.Key{kmsg.Produce}, Topic: testTopic},
-		{Keys: []kmsg.Key{kmsg.Produce}, Topic: "walpost.progress"},
-	} {
-		for _, err := range []*kerr.Error{
-			kerr.InvalidProducerEpoch, kerr.ProducerFenced, kerr.InvalidTxnState, kerr.TransactionAbortable, kerr.InvalidProducerIDMapping,
-			kerr.UnknownProducerID, kerr.OutOfOrderSequenceNumber, kerr.UnknownTopicID, kerr.InvalidRecord, kerr.MessageTooLarge,
-		} {
-			at.Err = err
-			t.Run(at.Keys[0].Name()+" "+at.Topic+" "+err.Message, func(t *testing.T) {
-				t.Parallel()
-				testHalf(t, at)
-			})
-		}
-	}
-}
-
-func testHalf(t *testing.T, fault kfake.Fault) {
-	c := newCluster(t, kfake.SeedTopics(1, testTopic))
-	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
-	a := new(answers)
-	put(t, x, a, testTopic, "1")
-	if err := x.Flush(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	h := c.Fault(fault)
-	err := x.Produce(t.Context(), record(testTopic, "k", "2"), a.done)
-	if err == nil {
-		err = x.Save(within(t, testTimeout), pos(10))
-	}
-	if h.Remove(); h.Hits() == 0 {
-		t.Fatalf("the fault was not met: %v", err)
-	}
-	cp, aerr := x.Acquire(t.Context())
-	if aerr != nil {
-		t.Fatal(aerr)
-	}
-	want, wantPos := "[]", cdc.Position{}
-	if err == nil {
-		want, wantPos = "[1 2]", pos(10)
-	}
-	if got := fmt.Sprint(committedValues(t, c.ListenAddrs(), testTopic)); got != want || cp.Position != wantPos {
-		t.Errorf("after %v: committed %s at %s, want %s at %s", err, got, cp.LSN, want, wantPos.LSN)
-	}
-}
-
 // The client library takes a new epoch by itself when a broker has forgotten the
 // producer, which aborts the transaction: what is left of it is not committed.
 func TestTransactionalEpochChanges(t *testing.T) {
