@@ -168,6 +168,9 @@ func examineHere(ctx context.Context, cfg config.Config) []inspect.Check {
 		instance.Verdict, instance.Text, instance.Mend = inspect.Warn, "not reached at admin.listen: "+cdc.OneLine(err), "start walpost run, or name its address with --admin.listen"
 	case !report.Ready:
 		instance.Verdict, instance.Text, instance.Mend = inspect.Fail, "not ready: "+report.Reason, "see its log"
+	case report.PartitionsAdded > 0:
+		instance.Verdict, instance.Text = inspect.Warn, fmt.Sprintf("%.0f partitions were added to topics since %s, so that their keys have moved", report.PartitionsAdded, report.Started.UTC().Format(time.DateTime))
+		instance.Mend = "look whether consumers have put an older event of a key over a newer one; its log names the topics. walpost replay publishes them again in order"
 	default:
 		instance.Text = fmt.Sprintf("%s, version %s", report.Reason, report.Version)
 	}

@@ -18,16 +18,27 @@ func (c *cli) runCommand() *cobra.Command {
 Creates its slot and its checkpoint table when they are missing and the role
 may; never the outbox table or the publication. On SIGTERM or SIGINT it stops
 reading, waits for what is in flight, saves the checkpoint, confirms it to
-Postgres and exits with 0. A second signal ends it at once.`,
+Postgres and exits with 0. A second signal ends it at once.
+
+--from-lsn begins at a saved position, once: leave it out of unit files. What the slot
+has confirmed beyond that is published again first, marked as walpost replay marks it,
+if a bookmark or replay.window keeps it.`,
 		Example: `  walpost run --dsn postgres://walpost@db/orders --brokers kafka-1:9092,kafka-2:9092
-  walpost run --config walpost.yaml`,
+  walpost run --config walpost.yaml
+  walpost run --config walpost.yaml --from-lsn 16/B374D848`,
 		Args: noArgs,
 	}
 	config.AddFlags(cmd.Flags())
+	from := cmd.Flags().String("from-lsn", "", "position to begin at, as walpost checkpoint show prints it")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
+		}
+		if *from != "" {
+			if err := c.startFrom(cmd.Context(), cfg, *from); err != nil {
+				return err
+			}
 		}
 		log := newLogger(cfg.Log, c.stderr)
 		s, err := newService(cfg, log)

@@ -48,6 +48,9 @@ type Report struct {
 	ParkedEvents    int  `json:"parked_events"`
 	Held            bool `json:"held"` // nothing is taken, since too much is dead or parked
 
+	// PartitionsAdded is how many partitions topics were given since the start.
+	PartitionsAdded float64 `json:"topic_partitions_added_total"`
+
 	Circuits map[string]string `json:"circuit_state"` // by component: closed, half-open or open
 
 	Recent []Line `json:"recent"` // warnings and errors of the log, the newest first
@@ -71,6 +74,7 @@ func (r *Report) Take(status cdc.Status, metrics prometheus.Gatherer, now time.T
 		"walpost_lag_bytes": &r.LagBytes, "walpost_events_processed_total": &r.Processed,
 		"walpost_in_flight_events": &r.InFlightEvents, "walpost_in_flight_bytes": &r.InFlightBytes,
 		"walpost_slot_retained_bytes": &r.SlotRetained, "walpost_slot_safe_bytes": &r.SlotSafe,
+		"walpost_topic_partitions_added_total": &r.PartitionsAdded,
 	} {
 		*to = sum(families, name)
 	}

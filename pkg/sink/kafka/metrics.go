@@ -14,6 +14,7 @@ type metrics struct {
 	latency    prometheus.Histogram
 	retries    prometheus.Counter
 	reconnects prometheus.Counter
+	growth     *growth
 }
 
 // latencyBuckets reach from 1 ms to 60 s.
@@ -23,6 +24,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	f := promauto.With(reg)
 	kafka := prometheus.Labels{"component": "kafka"}
 	return &metrics{
+		growth:    newGrowth(reg),
 		processed: f.NewCounterVec(prometheus.CounterOpts{Name: "walpost_events_processed_total", Help: "Events that Kafka has acknowledged."}, []string{"topic"}),
 		latency: f.NewHistogram(prometheus.HistogramOpts{
 			Name: "walpost_publish_latency_seconds", Help: "Time from an event's commit to Kafka's acknowledgement.",

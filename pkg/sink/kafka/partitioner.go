@@ -27,6 +27,7 @@ func (p partitioner) ForTopic(string) kgo.TopicPartitioner {
 type topicPartitioner struct {
 	keyed        kgo.TopicPartitioner
 	chosen, last int // for records without a key, or -1; last is where the batch before went
+	count        int // of partitions, when the last record with a key came
 }
 
 func (*topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
@@ -36,8 +37,14 @@ func (*topicPartitioner) RequiresConsistency(r *kgo.Record) bool {
 // Partition implements [kgo.TopicPartitioner]. It tells the delivery.
 func (p *topicPartitioner) Partition(r *kgo.Record, n int) int {
 	chosen := p.choose(r, n)
-	if d, ok := r.Context.(*delivery); ok {
-		d.partition.Store(int32(chosen))
+	d, ok := r.Context.(*delivery)
+	if !ok {
+		return chosen
+	}
+	d.partition.Store(int32(chosen))
+	if n != p.count && r.Partition < 0 && r.Key != nil { // where n is all partitions
+		p.count = n
+		d.sink.metrics.growth.saw(d.sink.log, d.topic.name, n)
 	}
 	return chosen
 }
