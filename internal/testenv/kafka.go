@@ -146,6 +146,9 @@ func (s *KafkaServer) Addrs() []string { return s.addrs }
 // ListenerAddrs are the addresses of a listener of KafkaConfig.Listeners.
 func (s *KafkaServer) ListenerAddrs(name string) []string { return []string{address(s.ports[name])} }
 
+// PID is the process of a broker that runs from programs of this machine, or 0.
+func (s *KafkaServer) PID() int { return pidOf(s.process) }
+
 // LogFile is the path of the broker's log, or "".
 func (s *KafkaServer) LogFile() string { return s.logFile }
 

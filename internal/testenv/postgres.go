@@ -174,6 +174,9 @@ func DatabaseDSN(dsn, database string) (string, error) {
 	return u.String(), nil
 }
 
+// PID is the process of a server that runs from programs of this machine, or 0.
+func (s *PostgresServer) PID() int { return pidOf(s.process) }
+
 // LogFile is the path of the server's log, or "".
 func (s *PostgresServer) LogFile() string { return s.logFile }
 

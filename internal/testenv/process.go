@@ -18,6 +18,14 @@ type process struct {
 	done chan struct{}
 }
 
+// pidOf returns the number of a program of this machine, and 0 for what is none.
+func pidOf(p Process) int {
+	if local, ok := p.(*process); ok {
+		return local.pid
+	}
+	return 0
+}
+
 // startProcess starts cmd, in a process group of its own so that the
 // terminal's interrupt does not reach it. When this process dies the kernel
 // sends death to the program, where the kernel can.

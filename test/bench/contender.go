@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -35,13 +36,17 @@ type contender struct {
 
 	// start starts it. An empty topic means that it delivers nothing, and ends at the
 	// end of the backlog by itself.
-	start func(ctx context.Context, slot, topic, end string) (runner, error)
+	start starter
+
+	with func(args ...string) starter // with more settings; nil for all but walpost
 
 	delivers     bool // to Kafka
 	transactions bool // of Kafka
 	latency      bool // measured too
 	polls        bool // the table of the relay's server
 }
+
+type starter func(ctx context.Context, slot, topic, end string) (runner, error)
 
 // runner is a contender's process.
 type runner interface {
@@ -53,16 +58,23 @@ type runner interface {
 }
 
 func (b *bench) allContenders() []contender {
+	exact := b.walpostContender(walpostExact, b.pg.DSN(), "--delivery.guarantee=exactly-once")
+	exact.transactions = true
 	return []contender{
 		{name: floorTCP, start: b.recvlogical(b.pg.DSN())},
-		{name: walpostTCP, start: b.startWalpost(b.pg.DSN()), delivers: true, latency: true},
-		{name: walpostExact, start: b.startWalpost(b.pg.DSN(), "--delivery.guarantee=exactly-once"), delivers: true, transactions: true, latency: true},
+		b.walpostContender(walpostTCP, b.pg.DSN()),
+		exact,
 		{name: floorSocket, start: b.recvlogical(b.pg.SocketDSN())},
-		{name: walpostSocket, start: b.startWalpost(b.pg.SocketDSN()), delivers: true, latency: true},
+		b.walpostContender(walpostSocket, b.pg.SocketDSN()),
 		{name: debeziumTuned, start: b.startDebezium(true), delivers: true, latency: true},
 		{name: debeziumPlain, start: b.startDebezium(false), delivers: true, latency: true},
 		{name: relayName, start: b.startRelay, delivers: true, latency: true, polls: true},
 	}
+}
+
+func (b *bench) walpostContender(name, dsn string, args ...string) contender {
+	with := func(more ...string) starter { return b.startWalpost(dsn, slices.Concat(args, more)...) }
+	return contender{name: name, start: with(), with: with, delivers: true, latency: true}
 }
 
 // selectedContenders are those that were asked for.
@@ -106,14 +118,14 @@ func (p *program) stop(context.Context) (time.Duration, error) {
 }
 
 // recvlogical reads the slot with pg_recvlogical, and throws away what it reads.
-func (b *bench) recvlogical(dsn string) func(context.Context, string, string, string) (runner, error) {
+func (b *bench) recvlogical(dsn string) starter {
 	return func(ctx context.Context, slot, _, end string) (runner, error) {
 		return startProgram(exec.CommandContext(ctx, b.recv, "-d", dsn, "-S", slot, "--start", "--no-loop", "-E", end, "-f", "/dev/null",
 			"-o", "proto_version=1", "-o", "publication_names=walpost"), false)
 	}
 }
 
-func (b *bench) startWalpost(dsn string, args ...string) func(context.Context, string, string, string) (runner, error) {
+func (b *bench) startWalpost(dsn string, args ...string) starter {
 	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
 		return startProgram(exec.CommandContext(ctx, b.walpost, append([]string{
 			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(b.kafka.Addrs(), ","),
@@ -140,7 +152,7 @@ func (w worker) stop(ctx context.Context) (time.Duration, error) {
 	return cpu, nil
 }
 
-func (b *bench) startDebezium(tuned bool) func(context.Context, string, string, string) (runner, error) {
+func (b *bench) startDebezium(tuned bool) starter {
 	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
 		cfg, err := b.debezium(slot, topic, tuned)
 		if err != nil {
@@ -167,6 +179,7 @@ func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig,
 		for name, value := range map[string]string{
 			"poll.interval.ms": "5", "max.batch.size": "8192", "max.queue.size": "32768",
 			"extended.headers.enabled": "false", "internal.advanced.metrics.enable": "false",
+			"statistics.metrics.enabled": "false",
 		} {
 			connector[name] = value
 		}

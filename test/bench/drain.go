@@ -23,6 +23,7 @@ type sample struct {
 	CPU  float64 `json:"cpu_seconds"` // of the process until its end
 	RSS  float64 `json:"rss_mib"`     // its peak; 0: not measured
 	WAL  float64 `json:"wal_mib"`     // that the slot still keeps at the end of the process
+	servers
 }
 
 // drain measures how long each contender takes for a backlog.
@@ -75,7 +76,7 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 			return s, err
 		}
 	}
-	begun := time.Now()
+	begun, meter := time.Now(), b.startMeter(c.polls)
 	r, err := c.start(ctx, slot, topic, end)
 	if err != nil {
 		return s, err
@@ -98,12 +99,12 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	if !c.delivers {
 		s.Wall = time.Since(begun).Seconds()
 	}
-	s.CPU = cpu.Seconds()
+	s.CPU, s.servers = cpu.Seconds(), meter.read()
 	if err = errors.Join(err, serr); err != nil {
 		return s, fmt.Errorf("%w\n%s", err, r.log())
 	}
 	if c.delivers {
-		err = b.verify(ctx, w.Events, topics...)
+		_, err = b.verify(ctx, w.Events, topics...)
 	}
 	if err == nil && !c.polls {
 		const kept = "SELECT ($2::pg_lsn - confirmed_flush_lsn) / 1048576.0 FROM pg_replication_slots WHERE slot_name = $1"
@@ -166,26 +167,32 @@ func (b *bench) count(ctx context.Context, topics ...string) (n int64, err error
 	return n, err
 }
 
-// verify counts the distinct ids that a consumer of committed records sees.
-func (b *bench) verify(ctx context.Context, events int, topics ...string) error {
+// verify counts the distinct ids that a consumer of committed records sees, returns how
+// many records there are, and deletes the topics.
+func (b *bench) verify(ctx context.Context, events int, topics ...string) (n int, err error) {
 	ids := make(map[string]struct{}, events)
-	n := 0
-	err := harness.ConsumeCommitted(ctx, b.kafka.Addrs(), topics, func(r *kgo.Record, _ int32) {
+	err = harness.ConsumeCommitted(ctx, b.kafka.Addrs(), topics, func(r *kgo.Record, _ int32) {
 		n++
-		for _, h := range r.Headers {
-			if h.Key == "id" {
-				ids[strings.Trim(string(h.Value), `"`)] = struct{}{}
-			}
-		}
+		ids[eventID(r)] = struct{}{}
 	})
 	if err != nil {
-		return err
+		return n, err
 	}
-	if len(ids) != events {
-		return fmt.Errorf("%d distinct ids in %d records, want %d", len(ids), n, events)
+	if delete(ids, ""); len(ids) != events {
+		return n, fmt.Errorf("%d distinct ids in %d records, want %d", len(ids), n, events)
 	}
 	_, err = b.admin.DeleteTopics(ctx, topics...)
-	return err
+	return n, err
+}
+
+// eventID is the id of a record's event, or "".
+func eventID(r *kgo.Record) string {
+	for _, h := range r.Headers {
+		if h.Key == "id" {
+			return strings.Trim(string(h.Value), `"`)
+		}
+	}
+	return ""
 }
 
 // peakMiB is the most memory that a running process has had resident.
@@ -211,8 +218,8 @@ func (b *bench) createTopics(ctx context.Context, w workload, name string) (stri
 	}
 }
 
-// fillRelay gives the relay's server the backlog, in one transaction: what it polls is
-// the table.
+// fillRelay gives the relay's server the backlog, and the rows beside it. The events come
+// in as few transactions as that takes: what is polled is the table.
 func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
 	if err := b.needRelay(ctx); err != nil {
 		return err
@@ -222,7 +229,7 @@ func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
-	w.beside, w.batch = 0, w.Events
+	w.batch = w.Events
 	return w.fill(ctx, conn)
 }
 

@@ -34,7 +34,7 @@ func (b *bench) grow(ctx context.Context) error {
 	}
 	for _, w := range growth() {
 		if selected(b.workloads, w.Name) {
-			if err := b.drain(ctx, w); err != nil {
+			if err := b.drain(ctx, w.scaled(b.scale)); err != nil {
 				return fmt.Errorf("%s: %w", w.Name, err)
 			}
 		}
@@ -52,7 +52,7 @@ func (b *bench) grow(ctx context.Context) error {
 
 // shards measures a backlog that so many instances share.
 func (b *bench) shards(ctx context.Context, n int) error {
-	w := workload{Name: fmt.Sprintf("%d shards", n), Events: 500_000, Bytes: 300, batch: 1}
+	w := workload{Name: fmt.Sprintf("%d shards", n), Events: 500_000, Bytes: 300, batch: 1}.scaled(b.scale)
 	var all []sample
 	for range b.rounds {
 		s, err := b.sharded(ctx, w, n)
@@ -81,7 +81,7 @@ func (b *bench) sharded(ctx context.Context, w workload, n int) (s sample, err e
 	if err := w.fill(ctx, b.conn); err != nil {
 		return s, err
 	}
-	begun := time.Now()
+	begun, meter := time.Now(), b.startMeter(false)
 	var running []runner
 	for i := range n {
 		start := b.startWalpost(b.pg.DSN(), pub, fmt.Sprintf("--postgres.shard=%d/%d", i, n))
@@ -101,6 +101,7 @@ func (b *bench) sharded(ctx context.Context, w workload, n int) (s sample, err e
 		err = errors.Join(err, serr)
 		logs.WriteString(r.log())
 	}
+	s.servers = meter.read()
 	if err != nil {
 		return s, fmt.Errorf("%w\n%s", err, logs.String())
 	}
@@ -109,7 +110,8 @@ func (b *bench) sharded(ctx context.Context, w workload, n int) (s sample, err e
 			return s, err
 		}
 	}
-	return s, b.verify(ctx, w.Events, topic)
+	_, err = b.verify(ctx, w.Events, topic)
+	return s, err
 }
 
 // topicNames are the topics of a run, whose events say which.

@@ -2,8 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -21,19 +24,24 @@ type load struct {
 	batch int // rows in a transaction
 	total time.Duration
 	cold  time.Duration // what was due before is not counted
+	pull  []string      // settings with which walpost must pull; only walpost runs then
 }
 
 // sessions is how many connections write.
 const sessions = 8
 
-// ramp goes from 100 to 30,000 events per second and back.
-func ramp(total time.Duration) func(time.Duration) float64 {
-	const low, high = 100, 30_000
+// ramp goes from 100 to high events per second and back.
+func ramp(high float64, total time.Duration) func(time.Duration) float64 {
+	const low = 100
 	return func(at time.Duration) float64 {
 		up := min(float64(at), float64(total-at)) / (float64(total) / 2)
 		return low + (high-low)*up
 	}
 }
+
+// pullSettings make walpost leave the stream at a backlog that the ramp makes here, and
+// look for one each second.
+var pullSettings = []string{"--postgres.pull_above=256KiB", "--postgres.status_interval=1s"}
 
 // latencies measures each contender at each rate.
 func (b *bench) latencies(ctx context.Context) error {
@@ -43,7 +51,9 @@ func (b *bench) latencies(ctx context.Context) error {
 		case rate == "":
 			continue
 		case rate == "ramp":
-			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(b.duration), 10
+			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(30_000, b.duration), 10
+		case rate == "ramp-pull":
+			l.name, l.rate, l.batch, l.pull = "100 to 30,000/s and back, with pulls", ramp(30_000, b.duration), 100, pullSettings
 		case err != nil:
 			return fmt.Errorf("-rates: %w", err)
 		default:
@@ -63,6 +73,12 @@ func (b *bench) latencies(ctx context.Context) error {
 func (b *bench) latenciesAt(ctx context.Context, l load) error {
 	var contenders []contender
 	for _, c := range b.selectedContenders() {
+		if l.pull != nil && c.with == nil {
+			continue
+		}
+		if l.pull != nil {
+			c.start = c.with(l.pull...)
+		}
 		if c.latency {
 			contenders = append(contenders, c)
 		}
@@ -77,15 +93,20 @@ func (b *bench) latenciesAt(ctx context.Context, l load) error {
 			all[i] = append(all[i], p)
 		}
 	}
+	var err error
 	for i, c := range contenders {
 		b.report.addLatency(l, c, all[i])
+		if l.pull != nil && slices.ContainsFunc(all[i], func(p percentiles) bool { return p.Pulls == 0 }) {
+			err = errors.Join(err, fmt.Errorf("%s: never pulled in a round, so that a switch was not measured", c.name))
+		}
 	}
-	return nil
+	return err
 }
 
 // percentiles are in milliseconds.
 type percentiles struct {
-	Events int64   `json:"events"`
+	Events int64   `json:"events"` // that are not cold
+	IDs    int     `json:"distinct_ids,omitempty"`
 	P50    float64 `json:"p50_ms"`
 	P90    float64 `json:"p90_ms"`
 	P99    float64 `json:"p99_ms"`
@@ -95,6 +116,7 @@ type percentiles struct {
 	CPU    float64 `json:"cpu_seconds"`
 	RSS    float64 `json:"rss_mib"`
 	Pulls  float64 `json:"pulls,omitempty"` // how often walpost has left the stream to pull
+	servers
 }
 
 // latency writes on schedule, whatever becomes of it, and measures from the moment at
@@ -126,6 +148,7 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 	if err != nil {
 		return p, err
 	}
+	meter := b.startMeter(c.polls)
 	r, err := c.start(ctx, slot, topic, "")
 	if err != nil {
 		return p, err
@@ -141,9 +164,14 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		p.RSS = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)
-	p.CPU, p.Pulls = cpu.Seconds(), float64(strings.Count(r.log(), "pulling a backlog"))
+	p.CPU, p.servers = cpu.Seconds(), meter.read()
+	p.Pulls = float64(strings.Count(r.log(), "pulling a backlog"))
 	if err = errors.Join(err, serr); err != nil {
 		return p, fmt.Errorf("%w\n%s", err, r.log())
+	}
+	want := first + p.IDs
+	if n, err := b.verify(ctx, want, topic); err != nil || n != want { // after its end, none comes late
+		return p, errors.Join(err, fmt.Errorf("%d records of %d events", n, want))
 	}
 	return p, nil
 }
@@ -179,19 +207,47 @@ func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []tim
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	const insert = `INSERT INTO outbox (aggregatetype, aggregateid, type, payload) SELECT 'order', 'order-' || (n % 1000), 'created', $3 FROM generate_series($1::int, $2::int) n`
+	const insert = `INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
+		SELECT 'order', 'order-' || (n % 1000), 'created', ($3 || substr($4, 1 + (n - $1) * $5, $5) || '"}')::jsonb FROM generate_series($1::int, $2::int) n`
+	pads := newPads()
 	for i := session; i < len(schedule); i += sessions {
 		due := begun.Add(schedule[i])
 		time.Sleep(time.Until(due))
-		payload := fmt.Sprintf(`{"due": %d, "pad": "%0260d"}`, due.UnixNano(), 0)
-		if _, err := conn.Exec(ctx, insert, i*batch, (i+1)*batch-1, payload); err != nil {
+		head := fmt.Sprintf(`{"due": %d, "pad": "`, due.UnixNano())
+		if _, err := conn.Exec(ctx, insert, i*batch, (i+1)*batch-1, head, pads.next(batch), padBytes); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// consume returns the percentiles of what is not cold.
+// padBytes fills a payload up to some 300 bytes.
+const padBytes = 260
+
+// pads is random text, so much that it does not repeat itself within what is compressed at
+// once.
+type pads struct {
+	text string
+	at   int
+}
+
+func newPads() *pads {
+	random := make([]byte, 1<<20)
+	_, _ = rand.Read(random) // never fails
+	return &pads{text: base64.RawStdEncoding.EncodeToString(random)}
+}
+
+// next is the text for so many rows.
+func (p *pads) next(rows int) string {
+	if p.at+rows*padBytes > len(p.text) {
+		p.at = 0
+	}
+	from := p.at
+	p.at += rows * padBytes
+	return p.text[from:p.at]
+}
+
+// consume returns the percentiles of what is not cold, when all events have arrived.
 func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l load, total int) (p percentiles, err error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(time.Second), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
@@ -203,10 +259,11 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 	defer cancel()
 	newHistogram := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, runLimit.Microseconds(), 3) }
 	all, last := newHistogram(), newHistogram()
-	for got := 0; got < total; {
+	ids := make(map[string]struct{}, total)
+	for err == nil && len(ids) < total {
 		fetches := cl.PollFetches(ctx)
 		if err := ctx.Err(); err != nil {
-			return p, fmt.Errorf("%d of %d records arrived: %w", got, total, err)
+			return p, fmt.Errorf("%d of %d events arrived: %w", len(ids), total, err)
 		}
 		now := time.Now()
 		fetches.EachRecord(func(r *kgo.Record) {
@@ -214,7 +271,12 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 			if _, err := fmt.Sscanf(string(r.Value), `{"due": %d`, &ns); err != nil {
 				return // one of the first
 			}
-			got++
+			id := eventID(r)
+			if _, again := ids[id]; again || id == "" {
+				err = errors.Join(err, fmt.Errorf("id %q at %s/%d@%d has come before, or is none", id, r.Topic, r.Partition, r.Offset))
+				return
+			}
+			ids[id] = struct{}{}
 			due := time.Unix(0, ns)
 			if due.Sub(begun) < l.cold {
 				return
@@ -228,6 +290,6 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 	}
 	at := func(h *hdrhistogram.Histogram, q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1000 }
 	return percentiles{
-		Events: all.TotalCount(), P50: at(all, 50), P90: at(all, 90), P99: at(all, 99), P999: at(all, 99.9), Max: at(all, 100), Last: at(last, 50),
+		Events: all.TotalCount(), IDs: len(ids), P50: at(all, 50), P90: at(all, 90), P99: at(all, 99), P999: at(all, 99.9), Max: at(all, 100), Last: at(last, 50),
 	}, err
 }

@@ -78,9 +78,9 @@ func run(ctx context.Context) (err error) {
 	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
 	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
 	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
-	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp", "events per second at which latency is measured; \"ramp\" goes up and down; \"\" for none")
+	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-pull\" so far that walpost has to pull; \"\" for none")
 	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
-	flag.StringVar(&b.json, "json", "", "file for the figures as JSON")
+	flag.StringVar(&b.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
 	flag.StringVar(&b.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
 	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it, and what shards bring")
@@ -89,6 +89,9 @@ func run(ctx context.Context) (err error) {
 		return redraw(b.from, b.svg)
 	}
 
+	if _, err := readReport(b.json); b.json != "" && err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err // before an hour, and not after it
+	}
 	if b.dir, err = os.MkdirTemp("", "walpost-bench-"); err != nil {
 		return err
 	}
@@ -102,10 +105,11 @@ func run(ctx context.Context) (err error) {
 	if b.growth {
 		measure = b.grow
 	}
-	if err := measure(ctx); err != nil {
+	err = measure(ctx)
+	if len(b.report.Backlogs)+len(b.report.Latencies) == 0 {
 		return err
 	}
-	return b.report.write(b.json, b.svg)
+	return errors.Join(err, b.report.write(b.growth, b.json, b.svg)) // of a run that has failed, what it has
 }
 
 // compare measures the contenders.

@@ -19,7 +19,8 @@ type report struct {
 	Versions  string          `json:"versions"`
 	Settings  string          `json:"settings"`
 	Backlogs  []backlogReport `json:"backlogs"`
-	Latencies []latencyReport `json:"latencies"`
+	Latencies []latencyReport `json:"latencies,omitempty"`
+	Growth    *report         `json:"growth,omitempty"` // what a run with -growth has measured
 }
 
 type backlogReport struct {
@@ -73,13 +74,21 @@ func medians(all []sample) sample {
 	return sample{
 		Wall: median(all, func(s sample) float64 { return s.Wall }), CPU: median(all, func(s sample) float64 { return s.CPU }),
 		RSS: median(all, func(s sample) float64 { return s.RSS }), WAL: median(all, func(s sample) float64 { return s.WAL }),
+		servers: medianServers(all, func(s sample) servers { return s.servers }),
+	}
+}
+
+func medianServers[T any](all []T, of func(T) servers) servers {
+	return servers{
+		Server: median(all, func(t T) float64 { return of(t).Server }),
+		Broker: median(all, func(t T) float64 { return of(t).Broker }),
 	}
 }
 
 // add prints and keeps what the contenders needed for a backlog.
 func (r *report) add(w workload, contenders []contender, all [][]sample) {
 	report := backlogReport{workload: w}
-	fmt.Printf("%-32s %9s %17s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "RSS MiB", "WAL MiB")
+	fmt.Printf("%-32s %9s %17s %9s %9s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "server's", "broker's", "RSS MiB", "WAL MiB")
 	for i, c := range contenders {
 		f := backlogFigures{Name: c.name, Median: medians(all[i]), Rounds: all[i]}
 		report.Contenders = append(report.Contenders, f)
@@ -87,8 +96,9 @@ func (r *report) add(w workload, contenders []contender, all [][]sample) {
 		for _, s := range all[i] {
 			fastest, slowest = min(fastest, s.Wall), max(slowest, s.Wall)
 		}
-		fmt.Printf("%-32s %9.2f %8.2f-%8.2f %9.0f %9.1f %9.0f %10.1f\n",
-			c.name, f.Median.Wall, fastest, slowest, float64(w.Events)/f.Median.Wall, f.Median.CPU, f.Median.RSS, f.Median.WAL)
+		m := f.Median
+		fmt.Printf("%-32s %9.2f %8.2f-%8.2f %9.0f %9.1f %9.1f %9.1f %9.0f %10.1f\n",
+			c.name, m.Wall, fastest, slowest, float64(w.Events)/m.Wall, m.CPU, m.Server, m.Broker, m.RSS, m.WAL)
 	}
 	r.Backlogs = append(r.Backlogs, report)
 	report.ratios()
@@ -125,32 +135,48 @@ func (r backlogReport) ratios() {
 }
 
 // addLatency prints and keeps what the rounds of a contender came to: medians, but for
-// the longest and the pulls, of which it keeps the most.
+// the longest and the pulls, of which it keeps the most, and the ids, of which it keeps the
+// fewest.
 func (r *report) addLatency(l load, c contender, all []percentiles) {
 	p := percentiles{
-		Events: all[0].Events,
-		P50:    median(all, func(p percentiles) float64 { return p.P50 }), P90: median(all, func(p percentiles) float64 { return p.P90 }),
+		Events: all[0].Events, IDs: all[0].IDs,
+		P50: median(all, func(p percentiles) float64 { return p.P50 }), P90: median(all, func(p percentiles) float64 { return p.P90 }),
 		P99: median(all, func(p percentiles) float64 { return p.P99 }), P999: median(all, func(p percentiles) float64 { return p.P999 }),
 		Last: median(all, func(p percentiles) float64 { return p.Last }),
 		CPU:  median(all, func(p percentiles) float64 { return p.CPU }), RSS: median(all, func(p percentiles) float64 { return p.RSS }),
+		servers: medianServers(all, func(p percentiles) servers { return p.servers }),
 	}
+	var pulls []string // of each round: one that goes to and fro has many
 	low := all[0].P99
 	for _, round := range all {
 		p.Max, p.Pulls = max(p.Max, round.Max), max(p.Pulls, round.Pulls)
-		low = min(low, round.P99)
+		low, p.IDs = min(low, round.P99), min(p.IDs, round.IDs)
+		pulls = append(pulls, fmt.Sprintf("%.0f", round.Pulls))
 	}
 	high := slices.MaxFunc(all, func(a, b percentiles) int { return cmp.Compare(a.P99, b.P99) }).P99
 	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p, Rounds: all})
-	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d events, CPU %.1f s, RSS %.0f MiB, %.0f pulls\n",
-		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.Events, p.CPU, p.RSS, p.Pulls)
+	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d distinct ids, %d of them measured, CPU %.1f s, server's %.1f s, broker's %.1f s, RSS %.0f MiB, pulls %s\n",
+		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.IDs, p.Events, p.CPU, p.Server, p.Broker, p.RSS, strings.Join(pulls, ", "))
 }
 
-// write writes the files that were asked for.
-func (r *report) write(asJSON, asSVG string) error {
+// readReport reads a file that write has written.
+func readReport(path string) (r report, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(data, &r); err != nil {
+		return r, fmt.Errorf("%s: %w", path, err)
+	}
+	return r, nil
+}
+
+// write writes the files that were asked for. The figures go beside those of the other
+// kind of run, with -growth or without, that the file has.
+func (r *report) write(growth bool, asJSON, asSVG string) error {
 	var err error
 	if asJSON != "" {
-		data, merr := json.MarshalIndent(r, "", "  ")
-		err = errors.Join(err, merr, os.WriteFile(asJSON, append(data, '\n'), 0o644))
+		err = r.writeJSON(growth, asJSON)
 	}
 	if asSVG != "" {
 		err = errors.Join(err, os.WriteFile(asSVG, []byte(r.chart()), 0o644))
@@ -158,15 +184,27 @@ func (r *report) write(asJSON, asSVG string) error {
 	return err
 }
 
+func (r *report) writeJSON(growth bool, path string) error {
+	all, err := readReport(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if growth {
+		all.Growth = r
+	} else {
+		kept := all.Growth
+		all = *r
+		all.Growth = kept
+	}
+	data, err := json.MarshalIndent(all, "", "  ")
+	return errors.Join(err, os.WriteFile(path, append(data, '\n'), 0o644))
+}
+
 // redraw draws the chart of a file of figures.
 func redraw(from, svg string) error {
-	data, err := os.ReadFile(from)
+	r, err := readReport(from)
 	if err != nil {
 		return err
 	}
-	var r report
-	if err := json.Unmarshal(data, &r); err != nil {
-		return fmt.Errorf("%s: %w", from, err)
-	}
-	return r.write("", svg)
+	return r.write(false, "", svg)
 }

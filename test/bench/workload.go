@@ -26,8 +26,11 @@ func (w workload) until() int {
 	return w.Events
 }
 
+// firstRecord is the name of the backlog that is over with its first record.
+const firstRecord = "first record"
+
 var workloads = []workload{
-	{Name: "first record", Events: 10, Bytes: 300, batch: 1, first: true},
+	{Name: firstRecord, Events: 10, Bytes: 300, batch: 1, first: true},
 	{Name: "one-row transactions", Events: 500_000, Bytes: 300, batch: 1},
 	{Name: "500-row transactions", Events: 1_000_000, Bytes: 300, batch: 500},
 	{Name: "one transaction", Events: 1_000_000, Bytes: 300},
@@ -35,7 +38,8 @@ var workloads = []workload{
 	{Name: "beside 2,000,000 unrelated rows", Events: 100_000, Bytes: 300, batch: 1, beside: 2_000_000},
 }
 
-// setup is for the servers of all contenders. The relay reads in the order of seq.
+// setup is for the servers of all contenders. The relay reads in the order of seq. What
+// fills the payloads does not compress: 64 characters of each hash.
 const setup = `
 	CREATE TABLE outbox (seq bigserial PRIMARY KEY, id uuid NOT NULL DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
 	CREATE TABLE other (n int PRIMARY KEY, pad text);
@@ -45,7 +49,8 @@ const setup = `
 	BEGIN
 		WHILE i <= n LOOP
 			INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-			SELECT CASE types WHEN 0 THEN 'order' ELSE (k % types)::text END, 'order-' || k % 1000, 'created', jsonb_build_object('n', k, 'pad', repeat(substr(md5(k::text), 1, 20), (bytes - 20) / 20))
+			SELECT CASE types WHEN 0 THEN 'order' ELSE (k % types)::text END, 'order-' || k % 1000, 'created', jsonb_build_object('n', k, 'pad',
+				(SELECT left(string_agg(encode(sha384((k || '-' || part)::text::bytea), 'base64'), ''), bytes - 20) FROM generate_series(1, (bytes + 43) / 64) part))
 			FROM generate_series(i, least(i + batch - 1, n)) k;
 			COMMIT;
 			i := i + batch;
@@ -56,16 +61,21 @@ func (b *bench) selectedWorkloads() []workload {
 	var all []workload
 	for _, w := range workloads {
 		if selected(b.workloads, w.Name) {
-			if !w.first {
-				w.Events, w.beside = max(100, int(float64(w.Events)*b.scale)), int(float64(w.beside)*b.scale)
-			}
-			if w.batch == 0 {
-				w.batch = w.Events
-			}
-			all = append(all, w)
+			all = append(all, w.scaled(b.scale))
 		}
 	}
 	return all
+}
+
+// scaled is the backlog with so many times its events.
+func (w workload) scaled(by float64) workload {
+	if !w.first {
+		w.Events, w.beside = max(100, int(float64(w.Events)*by)), int(float64(w.beside)*by)
+	}
+	if w.batch == 0 {
+		w.batch = w.Events
+	}
+	return w
 }
 
 // fill empties the outbox and writes the backlog.

@@ -1,0 +1,42 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// Each kind of run replaces its own figures in a file, and leaves those of the other.
+func TestReportKeepsTheOther(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "figures.json")
+	write := func(growth bool, name string) {
+		t.Helper()
+		r := report{Machine: name, Backlogs: []backlogReport{{workload: workload{Name: name}}}}
+		if err := r.write(growth, path, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(true, "growth")
+	write(false, "first")
+	write(false, "second")
+	write(true, "shards")
+	got, err := readReport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Backlogs) != 1 || got.Backlogs[0].Name != "second" || got.Growth == nil || got.Growth.Backlogs[0].Name != "shards" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A row's part of the text is never cut off, and goes on where the last has ended.
+func TestPads(t *testing.T) {
+	p := newPads()
+	if first, second := p.next(1), p.next(1); first == second {
+		t.Error("two rows have the same text")
+	}
+	for range len(p.text) / padBytes {
+		if got := p.next(7); len(got) != 7*padBytes {
+			t.Fatalf("%d bytes for 7 rows", len(got))
+		}
+	}
+}
