@@ -41,7 +41,7 @@ func ramp(high float64, total time.Duration) func(time.Duration) float64 {
 
 // pullSettings make walpost leave the stream at a backlog that the ramp makes here, and
 // look for one each second.
-var pullSettings = []string{"--postgres.pull_above=256KiB", "--postgres.status_interval=1s"}
+var pullSettings = []string{"--postgres.pull_above=64KiB", "--postgres.status_interval=1s"}
 
 // latencies measures each contender at each rate.
 func (b *bench) latencies(ctx context.Context) error {
@@ -116,6 +116,11 @@ type percentiles struct {
 	CPU    float64 `json:"cpu_seconds"`
 	RSS    float64 `json:"rss_mib"`
 	Pulls  float64 `json:"pulls,omitempty"` // how often walpost has left the stream to pull
+
+	// From when a commit was due until the writer had its answer: what of the above is
+	// no contender's doing.
+	WriterP50 float64 `json:"writers_p50_ms"`
+	WriterP99 float64 `json:"writers_p99_ms"`
 	servers
 }
 
@@ -185,10 +190,29 @@ func (b *bench) steady(ctx context.Context, dsn, topic string, l load) (p percen
 		p, err = b.consume(gctx, topic, begun, l, len(schedule)*l.batch)
 		return err
 	})
-	for s := range sessions {
-		g.Go(func() error { return writeShare(gctx, dsn, begun, schedule, s, l.batch) })
+	writers := make([]*hdrhistogram.Histogram, sessions)
+	for s := range writers {
+		writers[s] = newHistogram()
+		g.Go(func() error { return writeShare(gctx, dsn, begun, schedule, s, l, writers[s]) })
 	}
-	return p, g.Wait()
+	if err := g.Wait(); err != nil {
+		return p, err
+	}
+	for _, w := range writers[1:] {
+		writers[0].Merge(w)
+	}
+	p.WriterP50, p.WriterP99 = quantile(writers[0], 50), quantile(writers[0], 99)
+	return p, nil
+}
+
+// newHistogram is of microseconds.
+func newHistogram() *hdrhistogram.Histogram {
+	return hdrhistogram.New(1, runLimit.Microseconds(), 3)
+}
+
+// quantile returns milliseconds.
+func quantile(h *hdrhistogram.Histogram, q float64) float64 {
+	return float64(h.ValueAtQuantile(q)) / 1000
 }
 
 // schedule is when each transaction is due.
@@ -201,7 +225,7 @@ func (l load) schedule() []time.Duration {
 	return due
 }
 
-func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []time.Duration, session, batch int) error {
+func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []time.Duration, session int, l load, took *hdrhistogram.Histogram) error {
 	conn, err := pgx.Connect(ctx, dsn)
 	if err != nil {
 		return err
@@ -214,8 +238,13 @@ func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []tim
 		due := begun.Add(schedule[i])
 		time.Sleep(time.Until(due))
 		head := fmt.Sprintf(`{"due": %d, "pad": "`, due.UnixNano())
-		if _, err := conn.Exec(ctx, insert, i*batch, (i+1)*batch-1, head, pads.next(batch), padBytes); err != nil {
+		if _, err := conn.Exec(ctx, insert, i*l.batch, (i+1)*l.batch-1, head, pads.next(l.batch), padBytes); err != nil {
 			return err
+		}
+		if schedule[i] >= l.cold {
+			if err := took.RecordValue(time.Since(due).Microseconds()); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -257,7 +286,6 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 	defer cl.Close()
 	ctx, cancel := context.WithTimeout(ctx, b.duration+runLimit)
 	defer cancel()
-	newHistogram := func() *hdrhistogram.Histogram { return hdrhistogram.New(1, runLimit.Microseconds(), 3) }
 	all, last := newHistogram(), newHistogram()
 	ids := make(map[string]struct{}, total)
 	for err == nil && len(ids) < total {
@@ -288,8 +316,7 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 			}
 		})
 	}
-	at := func(h *hdrhistogram.Histogram, q float64) float64 { return float64(h.ValueAtQuantile(q)) / 1000 }
 	return percentiles{
-		Events: all.TotalCount(), IDs: len(ids), P50: at(all, 50), P90: at(all, 90), P99: at(all, 99), P999: at(all, 99.9), Max: at(all, 100), Last: at(last, 50),
+		Events: all.TotalCount(), IDs: len(ids), P50: quantile(all, 50), P90: quantile(all, 90), P99: quantile(all, 99), P999: quantile(all, 99.9), Max: quantile(all, 100), Last: quantile(last, 50),
 	}, err
 }

@@ -144,6 +144,7 @@ func (r *report) addLatency(l load, c contender, all []percentiles) {
 		P99: median(all, func(p percentiles) float64 { return p.P99 }), P999: median(all, func(p percentiles) float64 { return p.P999 }),
 		Last: median(all, func(p percentiles) float64 { return p.Last }),
 		CPU:  median(all, func(p percentiles) float64 { return p.CPU }), RSS: median(all, func(p percentiles) float64 { return p.RSS }),
+		WriterP50: median(all, func(p percentiles) float64 { return p.WriterP50 }), WriterP99: median(all, func(p percentiles) float64 { return p.WriterP99 }),
 		servers: medianServers(all, func(p percentiles) servers { return p.servers }),
 	}
 	var pulls []string // of each round: one that goes to and fro has many
@@ -155,8 +156,8 @@ func (r *report) addLatency(l load, c contender, all []percentiles) {
 	}
 	high := slices.MaxFunc(all, func(a, b percentiles) int { return cmp.Compare(a.P99, b.P99) }).P99
 	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p, Rounds: all})
-	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d distinct ids, %d of them measured, CPU %.1f s, server's %.1f s, broker's %.1f s, RSS %.0f MiB, pulls %s\n",
-		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.IDs, p.Events, p.CPU, p.Server, p.Broker, p.RSS, strings.Join(pulls, ", "))
+	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d distinct ids, %d of them measured, CPU %.1f s, server's %.1f s, broker's %.1f s, RSS %.0f MiB, pulls %s; the writers' own p50 %.2f ms, p99 %.2f\n",
+		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.IDs, p.Events, p.CPU, p.Server, p.Broker, p.RSS, strings.Join(pulls, ", "), p.WriterP50, p.WriterP99)
 }
 
 // readReport reads a file that write has written.
