@@ -5,6 +5,7 @@ SHELL := bash
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 TOOLS         := $(CURDIR)/bin/tools
 FUZZTIME      ?= 5s
@@ -59,6 +60,12 @@ test-integration: ## Run walpost as a process between real servers
 alerts: ## Check the Prometheus rules, and fire each alert; needs promtool
 	./test/alerts.sh
 
+.PHONY: chart
+chart: $(TOOLS)/helm ## Check the Helm chart, with and without shards and the Prometheus Operator
+	$(TOOLS)/helm lint --strict deploy/helm/walpost
+	$(TOOLS)/helm template walpost deploy/helm/walpost >/dev/null
+	$(TOOLS)/helm template walpost deploy/helm/walpost --set shards=3,serviceMonitor.enabled=true,prometheusRule.enabled=true >/dev/null
+
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
@@ -99,7 +106,7 @@ fmt: $(TOOLS)/golangci-lint ## Format all code
 
 .PHONY: clean
 clean: ## Remove what was built
-	rm -rf bin dist
+	rm -rf bin dist dist-share
 
 .PHONY: help
 help: ## Show this help
@@ -107,6 +114,9 @@ help: ## Show this help
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) go install $(GOLANGCI_LINT)
+
+$(TOOLS)/helm:
+	GOBIN=$(TOOLS) go install $(HELM)
 
 $(TOOLS)/govulncheck:
 	GOBIN=$(TOOLS) go install $(GOVULNCHECK)
