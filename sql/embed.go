@@ -25,8 +25,9 @@ const (
 	Outbox      = "001_outbox.sql"
 	Publication = "002_publication.sql"
 	Checkpoint  = "003_checkpoint.sql"
-	Role        = "004_role.sql"
-	Slot        = "005_slot.sql"
+	Partitions  = "004_partitions.sql"
+	Role        = "005_role.sql"
+	Slot        = "006_slot.sql"
 )
 
 // Names are the names of the objects. They are raw: quoting is Render's affair.
@@ -41,6 +42,10 @@ type Names struct {
 	// Shard is i/K, for a publication of that share of the keys; Key is their column,
 	// which defaults to aggregateid. Empty means all of them.
 	Shard, Key string
+
+	// Partitioned is the period of the tables' partitions, day or week. Empty means that
+	// tables are made without.
+	Partitioned string
 
 	// NoFailover makes the slot an ordinary one where Postgres has failover
 	// slots (17 and later).
@@ -65,7 +70,7 @@ func Render(names Names, files ...string) ([]Step, error) {
 		return nil, err
 	}
 	if len(files) == 0 {
-		files = []string{Outbox, Publication, Checkpoint, Role, Slot}
+		files = []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot}
 	}
 	values, steps := names.values(), make([]Step, 0, len(files))
 	for _, file := range files {
@@ -87,6 +92,9 @@ func Render(names Names, files ...string) ([]Step, error) {
 // two names could become one.
 const maxName = 63
 
+// partitionSuffix is how much longer the name of a partition is, as in outbox_p20261127.
+const partitionSuffix = len("_p20261127")
+
 var slotName = regexp.MustCompile(`^[a-z0-9_]*$`)
 
 func (n Names) validate() error {
@@ -100,6 +108,12 @@ func (n Names) validate() error {
 	}
 	for _, table := range n.Tables {
 		errs = append(errs, checkTable(table))
+		if n.Partitioned != "" && len(table) == 2 && len(table[1]) > maxName-partitionSuffix {
+			errs = append(errs, fmt.Errorf("table %s: name is longer than %d bytes, which leaves no room for those of its partitions", table.Sanitize(), maxName-partitionSuffix))
+		}
+	}
+	if n.Partitioned != "" && n.Partitioned != "day" && n.Partitioned != "week" {
+		errs = append(errs, fmt.Errorf("partitioned %q: want day or week", n.Partitioned))
 	}
 	return errors.Join(errs...)
 }
@@ -130,6 +144,7 @@ func (n Names) values() map[string]string {
 		"publication":   n.Publication,
 		"role":          n.Role,
 		"slot":          n.Slot,
+		"partitioned":   n.Partitioned,
 		"shard":         n.Shard,
 		"key":           n.Key,
 		"failover":      strconv.FormatBool(!n.NoFailover),

@@ -12,7 +12,7 @@ import (
 
 // Object is something that a step makes unless it exists.
 type Object struct {
-	Kind string // table, publication, role or slot
+	Kind string // table, publication, function, role or slot
 	Name string // as SQL has it, quoted where that needs it
 
 	exists string // a query with one parameter
@@ -48,6 +48,13 @@ func (n Names) objects(file string) []Object {
 			tableObject(pgx.Identifier{"walpost", "checkpoint"}), tableObject(pgx.Identifier{"walpost", "checkpoint_log"}),
 			tableObject(pgx.Identifier{"walpost", "replay"}),
 		}
+	case Partitions:
+		var all []Object
+		for _, name := range []string{"make_partitions(regclass)", "detach_partition(regclass,regclass)", "drop_partition(regclass,regclass)"} {
+			plain, _, _ := strings.Cut(name, "(")
+			all = append(all, Object{"function", "walpost." + plain, `SELECT to_regprocedure($1) IS NOT NULL`, "walpost." + name})
+		}
+		return all
 	case Role:
 		return []Object{named("role", n.Role, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`)}
 	case Slot:

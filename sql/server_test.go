@@ -21,12 +21,16 @@ func TestServers(t *testing.T) {
 		t.Run(version, func(t *testing.T) {
 			server := envtest.NewPostgres(t, testenv.PostgresConfig{Version: version})
 			for name, test := range map[string]func(*testing.T, *testenv.PostgresServer){
-				"Defaults":     testDefaults,
-				"PsqlAgrees":   testPsqlAgrees,
-				"LeavesAlone":  testLeavesAlone,
-				"AllOrNothing": testAllOrNothing,
-				"RoleStreams":  testRoleStreams,
-				"Shards":       testShards,
+				"Defaults":          testDefaults,
+				"PsqlAgrees":        testPsqlAgrees,
+				"LeavesAlone":       testLeavesAlone,
+				"AllOrNothing":      testAllOrNothing,
+				"RoleStreams":       testRoleStreams,
+				"Shards":            testShards,
+				"Periods":           testPeriods,
+				"Partitions":        testPartitions,
+				"PartitionsRefused": testPartitionsRefused,
+				"PartitionsForeign": testPartitionsForeignSchema,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, server) })
 			}
@@ -136,12 +140,13 @@ func testPsqlAgrees(t *testing.T, server *testenv.PostgresServer) {
 		"Defaults": {},
 		"Given": {
 			names: Names{
+				Partitioned: "week",
 				Tables:      []pgx.Identifier{{`Sales, "App"`, `out\box's`}, {"public", "outbox"}},
 				Publication: `The "pub"'s`, Role: `ro\le`, Slot: "orders", NoFailover: true,
 			},
 			args: []string{
 				"-v", `outbox_tables={"\"Sales, \"\"App\"\"\".\"out\\box's\"",public.outbox}`,
-				"-v", `publication=The "pub"'s`, "-v", `role=ro\le`, "-v", "slot=orders", "-v", "failover=false",
+				"-v", "partitioned=week", "-v", `publication=The "pub"'s`, "-v", `role=ro\le`, "-v", "slot=orders", "-v", "failover=false",
 			},
 		},
 	} {
@@ -180,7 +185,7 @@ func runPsql(t *testing.T, psql, dsn string, args []string) {
 	if err := os.CopyFS(dir, Files); err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{Outbox, Publication, Checkpoint, Role, Slot} {
+	for _, file := range []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot} {
 		cmd := exec.CommandContext(t.Context(), psql, append([]string{"-X", "-d", dsn, "-f", filepath.Join(dir, file)}, args...)...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out

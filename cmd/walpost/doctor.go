@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/bookmark"
@@ -105,6 +106,9 @@ func examinePostgres(ctx context.Context, cfg config.Config) ([]inspect.Check, t
 	p := &inspect.Postgres{
 		Conn: conn, Slot: cfg.Postgres.Slot, Source: source,
 		OwnTables: cfg.Checkpoint.Store == config.StorePostgres || cfg.Checkpoint.Store == config.StoreKafka,
+	}
+	for _, t := range cfg.Outbox.Tables {
+		p.Outbox = append(p.Outbox, pgx.Identifier{t.Schema, t.Name})
 	}
 	p.Saved, p.SavedErr = savedPosition(ctx, cfg)
 	checks := p.Check(ctx)

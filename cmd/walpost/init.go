@@ -16,6 +16,7 @@ import (
 type initOptions struct {
 	print, noTable bool
 	role           string
+	partitioned    string
 	shards         int
 }
 
@@ -28,11 +29,15 @@ func (c *cli) initCommand() *cobra.Command {
 What exists is left as it is, so that init can be run again. --print writes the
 SQL instead, for a DBA to read and apply with psql.
 
+With --partitioned the outbox table is partitioned by created_at, walpost run makes
+partitions ahead, and walpost purge drops those that are old and published as a whole.
+
 Each object is reported as created or exists. The slot waits for every
 transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
   walpost init --print > outbox.sql
   walpost init --no-table --outbox.table app.events
+  walpost init --partitioned day --role walpost
   walpost init --shards 3`,
 		Args: noArgs,
 	}
@@ -40,6 +45,7 @@ transaction that is open and has written something, for 30s at most.`,
 	cmd.Flags().BoolVar(&opts.print, "print", false, "print the SQL, and connect to nothing")
 	cmd.Flags().BoolVar(&opts.noTable, "no-table", false, "leave the outbox table to the application")
 	cmd.Flags().StringVar(&opts.role, "role", "", "also create this role, with no more rights than streaming needs")
+	cmd.Flags().StringVar(&opts.partitioned, "partitioned", "", "partition the outbox table by day or week, in UTC")
 	cmd.Flags().IntVar(&opts.shards, "shards", 0, "make a publication and a slot for each of so many shards")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
@@ -48,6 +54,9 @@ transaction that is open and has written something, for 30s at most.`,
 		}
 		if cmd.Flags().Changed("shards") && opts.shards == 0 {
 			return &usageError{wantShards(0)}
+		}
+		if opts.noTable && opts.partitioned != "" {
+			return &usageError{errors.New("--partitioned is about the table that --no-table leaves to the application: give one of the two")}
 		}
 		steps, err := initSteps(cfg, opts)
 		if err != nil {
@@ -85,6 +94,9 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	if keepsTables(cfg) {
 		add(each[0], sqlfiles.Checkpoint)
 	}
+	if opts.partitioned != "" {
+		add(each[0], sqlfiles.Partitions)
+	}
 	if opts.role != "" {
 		add(each[0], sqlfiles.Role)
 	}
@@ -101,6 +113,7 @@ func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	names := sqlfiles.Names{
 		Publication: cfg.Postgres.Publication, Slot: cfg.Postgres.Slot, Role: opts.role,
 		NoFailover: cfg.Postgres.Failover == config.FailoverOff, Shard: cfg.Postgres.Shard.String(), Key: cfg.Outbox.Key,
+		Partitioned: opts.partitioned,
 	}
 	for _, t := range cfg.Outbox.Tables {
 		names.Tables = append(names.Tables, pgx.Identifier{t.Schema, t.Name})

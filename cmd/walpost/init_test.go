@@ -76,6 +76,40 @@ func TestInitStates(t *testing.T) {
 	}
 }
 
+// TestInitPartitioned makes a table with partitions once, and refuses one that is there and
+// has none.
+func TestInitPartitioned(t *testing.T) {
+	db, name := envtest.NewDatabase(t), envtest.Name(t)
+	args := []string{"init", "--dsn", db.DSN, "--slot", name, "--partitioned", "week"}
+	for _, state := range []string{"created", "exists "} {
+		stdout, stderr, code := walpost(t, args...)
+		for _, object := range []string{"table public.outbox", "function walpost.make_partitions", "function walpost.detach_partition", "function walpost.drop_partition"} {
+			if !strings.Contains(stdout, state+"  "+object+"\n") {
+				t.Errorf("exit %d, no %s %s in\n%s%s", code, state, object, stdout, stderr)
+			}
+		}
+	}
+	if stdout, stderr, code := walpost(t, args[:len(args)-2]...); code != exitOK {
+		t.Errorf("without --partitioned: exit %d\n%s%s", code, stdout, stderr)
+	}
+	db.Exec(t, "CREATE TABLE public.plain (id uuid PRIMARY KEY, created_at timestamptz)")
+	for _, tt := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--partitioned", "day"}, exitFailed, "table outbox exists, and is not partitioned by day for walpost"},
+		{[]string{"--partitioned", "day", "--outbox.table", "public.plain"}, exitFailed, "walpost: hint: leave --partitioned out"},
+		{[]string{"--partitioned", "month"}, exitInvalid, `partitioned "month": want day or week`},
+		{[]string{"--partitioned", "day", "--no-table"}, exitInvalid, "give one of the two"},
+		{[]string{"--partitioned", "day", "--outbox.table", "public." + strings.Repeat("x", 54)}, exitInvalid, "leaves no room"},
+	} {
+		if _, stderr, code := walpost(t, append([]string{"init", "--dsn", db.DSN, "--slot", name}, tt.args...)...); code != tt.code || !strings.Contains(stderr, tt.want) {
+			t.Errorf("%q: exit %d, want %d\n%s want %q", tt.args, code, tt.code, stderr, tt.want)
+		}
+	}
+}
+
 // TestInitFails gives exit codes, hints, and what had been done by then.
 func TestInitFails(t *testing.T) {
 	db := envtest.NewDatabase(t)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,10 +55,7 @@ func stepError(ctx context.Context, conn *pgx.Conn, s sqlfiles.Step, limit time.
 	if !errors.As(err, &pgErr) {
 		return fmt.Errorf("apply %s: %w", s.File, err)
 	}
-	hint := stepHints[pgErr.Code]
-	if hint == "" {
-		hint = "walpost init --print shows the SQL"
-	}
+	hint := cmp.Or(stepHints[pgErr.Code], pgErr.Hint, "walpost init --print shows the SQL")
 	return cdc.Refuse(hint, "apply %s: %w", s.File, err)
 }
 

@@ -19,14 +19,17 @@ func (c *cli) purgeCommand() *cobra.Command {
 	var dry bool
 	cmd := &cobra.Command{
 		Use:   "purge",
-		Short: "Delete rows of the outbox table that are published and old",
+		Short: "Delete rows of the outbox table that are published and old, or drop partitions",
 		Long: `Delete rows of the outbox table that are published and older than --older-than, in
-small batches with pauses. A row that is not published and confirmed, or that lies
+small batches with pauses. Of a table that walpost init --partitioned has made no rows
+are deleted: partitions are dropped whose time and rows are all that old, and the others
+are left. A row that is not published and confirmed, or that lies
 behind a bookmark or in the window of replay.window, is never deleted. How old a row
 is tells the checkpoint log that walpost run keeps, not a column. With
 purge.archive rows are written to a folder first.
 
-The role needs SELECT and DELETE on the table.`,
+The role needs SELECT and DELETE on the table; SELECT and what init --role grants if it
+is partitioned.`,
 		Example: `  walpost purge --older-than 7d --dry-run
   walpost purge --older-than 36h --purge.archive ndjson --purge.archive_dir /var/lib/walpost/archive`,
 		Args: noArgs,
@@ -73,6 +76,10 @@ func printPurge(w io.Writer, r purge.Result) error {
 		verb = "would be deleted"
 	}
 	for _, t := range r.Tables {
+		if t.Partition {
+			printPartition(w, t, r.Dry)
+			continue
+		}
 		line := fmt.Sprintf("%s rows of %s %s", humanize.Comma(t.Rows), t.Table, verb)
 		if r.Dry {
 			line += fmt.Sprintf(", %s stay", humanize.Comma(t.Kept))
@@ -87,4 +94,16 @@ func printPurge(w io.Writer, r purge.Result) error {
 		_, err = fmt.Fprintf(w, "no later, since %s\n", r.HeldBy)
 	}
 	return err
+}
+
+func printPartition(w io.Writer, t purge.TableResult, dry bool) {
+	verb := "dropped"
+	switch {
+	case t.Left != "":
+		_, _ = fmt.Fprintf(w, "partition %s stays: %s\n", t.Table, t.Left)
+		return
+	case dry:
+		verb = "would be dropped"
+	}
+	_, _ = fmt.Fprintf(w, "partition %s with %s rows %s\n", t.Table, humanize.Comma(t.Rows), verb)
 }

@@ -148,8 +148,13 @@ func (u *upkeep) purgeAll(ctx context.Context) error {
 		return err
 	}
 	r, err := purge.Run(ctx, conn, purgeConfig(u.s.cfg))
-	if r.Deleted > 0 {
-		u.s.log.Info("purged", "rows", r.Deleted, "archived", r.Archived, "committed_before", r.Before, "held_by", r.HeldBy)
+	for _, t := range r.Tables {
+		if t.Left != "" {
+			u.repeats.Log(u.s.log, slog.LevelInfo, t.Table, "old partition stays", "partition", t.Table, "reason", t.Left)
+		}
+	}
+	if r.Deleted > 0 || r.Dropped > 0 {
+		u.s.log.Info("purged", "rows", r.Deleted, "dropped_partitions", r.Dropped, "archived", r.Archived, "committed_before", r.Before, "held_by", r.HeldBy)
 	}
 	return err
 }

@@ -125,6 +125,7 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return log.run(gctx) })
 		g.Go(func() error { return purge.run(gctx) })
 	}
+	g.Go(func() error { return (&ahead{s: s}).run(gctx) })
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)

@@ -331,7 +331,7 @@ var settings = []setting{
 
 	{
 		Key: "purge.older_than", Default: "0",
-		Help: "Age from which on the service deletes published rows from the outbox table, in small batches. " +
+		Help: "Age from which on the service deletes published rows from the outbox table, in small batches, or drops whole partitions that walpost init --partitioned has made. " +
 			"Rows that are not published and confirmed, or behind a bookmark, are never deleted. 0 deletes nothing.",
 		field: into(orZero(within(span, time.Minute, unlimited)), func(c *Config) *time.Duration { return &c.Purge.OlderThan }),
 	},

@@ -23,6 +23,9 @@ type Postgres struct {
 	Conn *pgx.Conn
 	Slot string
 
+	// Outbox are the outbox tables, each of a schema and a name.
+	Outbox []pgx.Identifier
+
 	// Source judges the server and the publication.
 	Source *pgsource.Source
 
@@ -46,6 +49,7 @@ func (p *Postgres) Check(ctx context.Context) []Check {
 		{"WAL head-room", p.headRoom},
 		{"checkpoint", p.checkpoint},
 		{"tables of walpost", p.tables},
+		{"partitions", p.partitions},
 		{"old transactions", p.oldTransactions},
 		{"commit", p.commit},
 		{"bookmarks", p.bookmarks},

@@ -1,6 +1,6 @@
-// Package purge deletes rows from outbox tables that are published and old: never one
-// that a slot or a bookmark has not left behind. Which rows that are it knows from the
-// checkpoint log, not from a column.
+// Package purge deletes rows from outbox tables that are published and old, or drops whole
+// partitions of them: never a row that a slot or a bookmark has not left behind. Which rows
+// that are it knows from the checkpoint log, not from a column.
 package purge
 
 import (
@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/internal/partition"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -20,7 +21,7 @@ import (
 // Config says what to delete.
 type Config struct {
 	Slots  []Slot           // the live ones that read the tables; at least one
-	Tables []pgx.Identifier // with their partitions
+	Tables []pgx.Identifier // with their partitions, which are dropped where walpost makes them
 
 	// OlderThan is how long ago a row must have been committed.
 	OlderThan time.Duration
@@ -45,7 +46,8 @@ type Result struct {
 	LSN      cdc.LSN       `json:"lsn"`     // which lies before this position
 	HeldBy   string        `json:"held_by"` // what kept it from going as far as was asked; empty: nothing
 	Tables   []TableResult `json:"tables"`
-	Deleted  int64         `json:"deleted"`
+	Deleted  int64         `json:"deleted"` // those of dropped partitions among them
+	Dropped  int           `json:"dropped_partitions"`
 	Archived int64         `json:"archived"`
 	Dry      bool          `json:"dry_run"`
 }
@@ -54,7 +56,12 @@ type Result struct {
 type TableResult struct {
 	Table string `json:"table"`
 	Rows  int64  `json:"rows"`
-	Kept  int64  `json:"kept"` // in a dry run
+	Kept  int64  `json:"kept"` // in a dry run, and of a partition that was left
+
+	// Partition says that it goes as a whole: it was dropped, or would be in a dry run,
+	// unless Left says why not.
+	Partition bool   `json:"partition,omitempty"`
+	Left      string `json:"left,omitempty"`
 }
 
 const (
@@ -73,23 +80,19 @@ const (
 // Run deletes, in batches that each are a transaction, until all is done or ctx is.
 func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 	r := Result{Dry: cfg.Dry, Tables: []TableResult{}}
-	e, held, err := cfg.bound(ctx, conn)
-	if err != nil {
+	bound := bound{want: time.Now().Add(-cfg.OlderThan)}
+	var err error
+	if bound.Entry, bound.held, err = cfg.bound(ctx, conn, bound.want); err != nil {
 		return r, err
 	}
-	r.Before, r.LSN, r.HeldBy = e.At, e.End, held
+	r.Before, r.LSN, r.HeldBy = bound.At, bound.End, bound.held
 	archive, err := newArchive(cfg)
 	if err != nil {
 		return r, err
 	}
-	tables, err := leaves(ctx, conn, cfg.Tables)
-	if err != nil {
-		return r, errors.Join(err, archive.close())
-	}
-	for _, t := range tables {
-		tr, err := cfg.table(ctx, conn, t, e, archive)
-		r.Deleted += tr.Rows
-		r.Tables = append(r.Tables, tr)
+	for _, t := range cfg.Tables {
+		tables, err := cfg.purge(ctx, conn, t, bound, archive)
+		r.add(tables)
 		if err != nil {
 			return r, errors.Join(err, archive.close())
 		}
@@ -98,9 +101,51 @@ func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 	return r, archive.close()
 }
 
-// bound returns the moment before which rows must have been committed.
-func (cfg Config) bound(ctx context.Context, conn *pgx.Conn) (history.Entry, string, error) {
-	want := time.Now().Add(-cfg.OlderThan)
+func (r *Result) add(tables []TableResult) {
+	r.Tables = append(r.Tables, tables...)
+	for _, t := range tables {
+		if t.Left == "" {
+			r.Deleted += t.Rows
+		}
+		if t.Partition && t.Left == "" && !r.Dry {
+			r.Dropped++
+		}
+	}
+}
+
+// purge drops partitions of a table whose partitions are walpost's affair, and else deletes
+// rows.
+func (cfg Config) purge(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, b bound, a *archive) (all []TableResult, err error) {
+	partitioned, err := partition.Find(ctx, conn, name)
+	if err != nil {
+		return nil, err
+	}
+	if partitioned != nil {
+		return cfg.partitions(ctx, conn, partitioned, b, a)
+	}
+	tables, err := leaves(ctx, conn, name)
+	if err != nil {
+		return nil, err
+	}
+	for _, t := range tables {
+		r, err := cfg.table(ctx, conn, t, b.Entry, a)
+		all = append(all, r)
+		if err != nil {
+			return all, err
+		}
+	}
+	return all, nil
+}
+
+// bound is the moment before which rows must have been committed.
+type bound struct {
+	history.Entry
+	want time.Time // what was asked for
+	held string    // what keeps the moment before that; empty: nothing
+}
+
+// bound returns the moment, and what keeps it before what was asked for.
+func (cfg Config) bound(ctx context.Context, conn *pgx.Conn, want time.Time) (history.Entry, string, error) {
 	if cfg.OlderThan <= 0 {
 		return cfg.boundNow(ctx, conn)
 	}
@@ -182,40 +227,38 @@ func checkAge(ctx context.Context, conn *pgx.Conn, e history.Entry) error {
 	return nil
 }
 
-// leaves returns the tables themselves, and the partitions of those that have some.
-func leaves(ctx context.Context, conn *pgx.Conn, tables []pgx.Identifier) ([]pgx.Identifier, error) {
-	var all []pgx.Identifier
-	for _, t := range tables {
-		const query = `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE c.oid = $1::regclass AND c.relkind = 'r'
-			UNION ALL
-			SELECT n.nspname, c.relname FROM pg_partition_tree($1::regclass) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'`
-		rows, err := conn.Query(ctx, query, t.Sanitize())
-		if err != nil {
-			return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
-		}
-		found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (pgx.Identifier, error) {
-			name := make(pgx.Identifier, 2)
-			err := row.Scan(&name[0], &name[1])
-			return name, err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
-		}
-		all = append(all, found...)
+// leaves returns the table itself, or the partitions of one that has some.
+func leaves(ctx context.Context, conn *pgx.Conn, t pgx.Identifier) ([]pgx.Identifier, error) {
+	const query = `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.oid = $1::regclass AND c.relkind = 'r'
+		UNION ALL
+		SELECT n.nspname, c.relname FROM pg_partition_tree($1::regclass) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'`
+	rows, err := conn.Query(ctx, query, t.Sanitize())
+	if err != nil {
+		return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
 	}
-	return all, nil
+	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (pgx.Identifier, error) {
+		name := make(pgx.Identifier, 2)
+		err := row.Scan(&name[0], &name[1])
+		return name, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)
+	}
+	return found, nil
 }
 
 // committed is the condition for rows that were committed before the moment whose oldest
 // transaction is the parameter. Frozen rows are old, whatever their number.
 const committed = "age(xmin) > age($1::text::xid)"
 
+func oldest(e history.Entry) string { return fmt.Sprint(uint32(e.OldestXID)) }
+
 // table deletes from one table, from its beginning to its end.
 func (cfg Config) table(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, e history.Entry, a *archive) (TableResult, error) {
 	r := TableResult{Table: t.Sanitize()}
-	xid := fmt.Sprint(uint32(e.OldestXID))
+	xid := oldest(e)
 	if cfg.Dry {
 		query := fmt.Sprintf("SELECT count(*) FILTER (WHERE %s), count(*) FILTER (WHERE NOT %[1]s) FROM ONLY %s", committed, r.Table)
 		if err := conn.QueryRow(ctx, query, xid).Scan(&r.Rows, &r.Kept); err != nil {

@@ -102,7 +102,7 @@ func testPostgresRights(t *testing.T, db envtest.Database) {
 	apply(t, db, sqlfiles.Names{Role: role}, sqlfiles.Role)
 	mustAcquire(t, p)
 	if err := p.Save(t.Context(), at(1)); err != nil {
-		t.Errorf("Save() with the rights that 004_role.sql grants = %v", err)
+		t.Errorf("Save() with the rights that 005_role.sql grants = %v", err)
 	}
 }
 

@@ -9,7 +9,7 @@
 -- A managed Postgres may replace the attribute by a role of its own, as in
 -- GRANT rds_replication TO walpost.
 --
--- By hand, after 003: psql -f 004_role.sql [-v role=walpost]
+-- By hand, after 003 and 004: psql -f 005_role.sql [-v role=walpost]
 --
 -- REPLICATION lets the role read the slot, and so all that is published. Reading
 -- the slot needs no SELECT on the outbox table, so none is granted. These do:
@@ -18,6 +18,8 @@
 --     GRANT SELECT ON public.outbox TO walpost;
 --   walpost purge
 --     GRANT SELECT, DELETE ON public.outbox TO walpost;
+-- Where 004 was applied it may call the functions that make and drop partitions; then
+-- walpost purge needs SELECT only.
 
 \set ON_ERROR_STOP on
 \if :{?role}
@@ -35,6 +37,10 @@ BEGIN
     EXECUTE format('CREATE ROLE %I LOGIN REPLICATION', role);
   END IF;
   EXECUTE format('GRANT CONNECT ON DATABASE %I TO %I', current_database(), role);
+  IF to_regprocedure('walpost.drop_partition(regclass, regclass)') IS NOT NULL THEN
+    EXECUTE format('GRANT USAGE ON SCHEMA walpost TO %I', role);
+    EXECUTE format('GRANT EXECUTE ON FUNCTION walpost.make_partitions, walpost.detach_partition, walpost.drop_partition TO %I', role);
+  END IF;
   IF to_regclass('walpost.checkpoint') IS NULL THEN
     RAISE NOTICE 'there is no table walpost.checkpoint to grant rights on';
     RETURN;

@@ -8,7 +8,7 @@
 -- Rights: REPLICATION. Needs wal_level = logical. It waits for every transaction
 -- that is open and has written something.
 --
--- By hand: psql -f 005_slot.sql [-v slot=walpost] [-v failover=false]
+-- By hand: psql -f 006_slot.sql [-v slot=walpost] [-v failover=false]
 -- From Postgres 17 on it is a failover slot, of which standbys may keep a copy,
 -- unless failover is false.
 
