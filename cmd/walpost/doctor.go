@@ -191,5 +191,5 @@ func freeBytes(dir string) (uint64, error) {
 	if err := f.Close(); err != nil {
 		return 0, err
 	}
-	return diskFree(dir)
+	return inspect.DiskFree(dir)
 }

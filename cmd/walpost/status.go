@@ -234,15 +234,22 @@ func instanceState(i *admin.Report) string {
 }
 
 func (r *slotReport) limit(server inspect.Server) string {
+	var text string
 	switch {
 	case server.KeepSize < 0:
-		return "none but the disk: set max_slot_wal_keep_size, so that a slot cannot fill it"
+		text = "none but the disk: set max_slot_wal_keep_size, so that a slot cannot fill it"
 	case r.Safe == nil:
-		return "max_slot_wal_keep_size " + size(server.KeepSize)
-	case r.Left == nil:
-		return fmt.Sprintf("max_slot_wal_keep_size %s, %s left", size(server.KeepSize), size(*r.Safe))
+		text = "max_slot_wal_keep_size " + size(server.KeepSize)
+	default:
+		text = fmt.Sprintf("max_slot_wal_keep_size %s, %s left", size(server.KeepSize), size(*r.Safe))
 	}
-	return fmt.Sprintf("max_slot_wal_keep_size %s, %s left: %s at this rate", size(server.KeepSize), size(*r.Safe), r.Left.Round(time.Second))
+	if server.DiskFree != nil && (r.Safe == nil || *server.DiskFree < *r.Safe) {
+		text += fmt.Sprintf("; the disk has %s free", size(*server.DiskFree))
+	}
+	if r.Left != nil {
+		text += fmt.Sprintf(": %s at this rate", r.Left.Round(time.Second))
+	}
+	return text
 }
 
 func (r *slotReport) checkpoint() string {

@@ -172,6 +172,9 @@ func (p *Postgres) headRoom(ctx context.Context) (*Check, error) {
 	if err != nil || s == nil {
 		return nil, err
 	}
+	if free := localDisk(ctx, p.Conn); free != nil && keep-s.Retained > *free {
+		return warn("lower max_slot_wal_keep_size, or make room", "the slot may keep %s more, and the disk has %s free", humanize.IBytes(uint64(keep-s.Retained)), humanize.IBytes(uint64(*free)))
+	}
 	if s.Retained > keep/2 {
 		return warn("let walpost catch up, or raise max_slot_wal_keep_size", "the slot keeps %s of %s that it may", humanize.IBytes(uint64(s.Retained)), humanize.IBytes(uint64(keep)))
 	}

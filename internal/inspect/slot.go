@@ -5,6 +5,7 @@ package inspect
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -25,6 +26,11 @@ type Server struct {
 	// KeepSize is max_slot_wal_keep_size in bytes; negative means that nothing but the
 	// disk ends what a slot keeps.
 	KeepSize int64 `json:"max_slot_wal_keep_size"`
+
+	// DiskFree is how many bytes fit on the disk of the data directory; nil where that
+	// cannot be seen: from another machine, which a connection by TCP may be, or without
+	// the right to read the setting data_directory.
+	DiskFree *int64 `json:"disk_free_bytes"`
 }
 
 // Slot is a replication slot as the server shows it.
@@ -51,8 +57,8 @@ type Slot struct {
 	// without a limit.
 	Safe *int64 `json:"safe_bytes"`
 
-	// Left is how long that takes at the current rate; nil without a limit, while
-	// nothing is written, and beyond a year.
+	// Left is how long it takes at the current rate until the slot may be lost or the disk
+	// is full; nil if neither is known, while nothing is written, and beyond a year.
 	Left *time.Duration `json:"left_ns"`
 }
 
@@ -70,6 +76,7 @@ func LookAtServer(ctx context.Context, conn *pgx.Conn) (Server, error) {
 	if err := conn.QueryRow(ctx, settings).Scan(&s.Version, &s.KeepSize); err != nil {
 		return s, fmt.Errorf("read the server's settings: %w", err)
 	}
+	s.DiskFree = localDisk(ctx, conn)
 	before, begun, err := end(ctx, conn)
 	if err != nil {
 		return s, err
@@ -111,10 +118,37 @@ func LookAtSlot(ctx context.Context, conn *pgx.Conn, server Server, name string)
 	if state.Lost() {
 		s.Status = state.LostReason()
 	}
-	if s.Safe != nil && server.Rate > 0 {
-		if left := float64(max(0, *s.Safe)) / server.Rate * float64(time.Second); left < float64(farOff) {
-			s.Left = new(time.Duration(left))
+	s.Left = server.until(s.Safe, server.DiskFree)
+	return s, nil
+}
+
+// until returns how long it takes at the current rate until the smallest room is full, or nil.
+func (s Server) until(rooms ...*int64) (left *time.Duration) {
+	for _, room := range rooms {
+		if room == nil || s.Rate <= 0 {
+			continue
+		}
+		d := float64(max(0, *room)) / s.Rate * float64(time.Second)
+		if d < float64(farOff) && (left == nil || time.Duration(d) < *left) {
+			left = new(time.Duration(d))
 		}
 	}
-	return s, nil
+	return left
+}
+
+// localDisk returns what fits on the disk of the data directory, or nil. WAL that is linked
+// to another disk is not seen.
+func localDisk(ctx context.Context, conn *pgx.Conn) *int64 {
+	if !strings.HasPrefix(conn.Config().Host, "/") {
+		return nil
+	}
+	var dir string
+	if err := conn.QueryRow(ctx, "SELECT setting FROM pg_settings WHERE name = 'data_directory'").Scan(&dir); err != nil {
+		return nil // not allowed to see it
+	}
+	free, err := DiskFree(dir)
+	if err != nil {
+		return nil // not here
+	}
+	return new(int64(free))
 }

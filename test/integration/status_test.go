@@ -73,6 +73,10 @@ func TestStatus(t *testing.T) {
 			t.Errorf("got\n%swhich has no %q", text, want)
 		}
 	}
+	s.set("POSTGRES_DSN=" + s.db.SocketDSN) // as a superuser, who may see where the data is
+	if text := s.walpost("status"); !strings.Contains(text, "; the disk has ") {
+		t.Errorf("got\n%swithout what the disk has free, on the same machine", text)
+	}
 }
 
 // The slots of shards are shown and summed up, whichever shard is configured.

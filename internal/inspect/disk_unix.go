@@ -1,11 +1,11 @@
 //go:build unix
 
-package main
+package inspect
 
 import "golang.org/x/sys/unix"
 
-// diskFree is how much an ordinary user may still write to a folder's file system.
-func diskFree(dir string) (uint64, error) {
+// DiskFree is how much an ordinary user may still write to a folder's file system.
+func DiskFree(dir string) (uint64, error) {
 	var s unix.Statfs_t
 	if err := unix.Statfs(dir, &s); err != nil {
 		return 0, err
