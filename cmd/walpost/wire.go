@@ -149,14 +149,17 @@ func (s *service) listening(addr net.Addr) {
 }
 
 func (s *service) adminConfig() admin.Config {
-	return admin.Config{Listen: s.cfg.Admin.Listen, Ready: s.ready, Report: s.report, Settings: s.cfg.Effective(), Gatherer: s.registry, Logger: s.log}
+	return admin.Config{
+		Listen: s.cfg.Admin.Listen, Ready: s.ready, Report: s.report, Settings: s.cfg.Effective(),
+		Letters: newLetters(s.cfg), Token: string(s.cfg.Admin.Token), Gatherer: s.registry, Logger: s.log,
+	}
 }
 
 func (s *service) report(ctx context.Context) (admin.Report, error) {
 	p := s.cfg.Postgres
 	r := admin.Report{
 		Version: readBuildInfo().Version, Slot: p.Slot, Publication: p.Publication, Shard: p.Shard.String(),
-		Started: s.started, Circuits: map[string]string{}, Recent: s.recent.Lines(),
+		Started: s.started, Circuits: map[string]string{}, Recent: s.recent.Lines(), LettersHere: newLetters(s.cfg) != nil,
 	}
 	for component, state := range s.circuits() {
 		r.Circuits[component] = state.String()

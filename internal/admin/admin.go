@@ -32,6 +32,11 @@ type Config struct {
 	// Settings is what /config shows as JSON. It must hold no secret.
 	Settings any
 
+	// Letters are the dead letters; nil if there are to be none here. They are shown, and
+	// settled, only to who sends Token, which must not be empty then.
+	Letters Letters
+	Token   string
+
 	// Gatherer is what /metrics shows.
 	Gatherer prometheus.Gatherer
 
@@ -96,6 +101,9 @@ func Handler(cfg Config) http.Handler {
 	})
 	mux.HandleFunc("GET /{$}", servePage)
 	mux.HandleFunc("GET /config", serveSettings(cfg))
+	if cfg.Letters != nil {
+		serveLetters(mux, cfg)
+	}
 	mux.HandleFunc("GET /status", serveReport(cfg))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux

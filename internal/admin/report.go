@@ -46,7 +46,8 @@ type Report struct {
 	OpenDeadLetters int  `json:"open_dead_letters"`
 	ParkedKeys      int  `json:"parked_keys"`
 	ParkedEvents    int  `json:"parked_events"`
-	Held            bool `json:"held"` // nothing is taken, since too much is dead or parked
+	Held            bool `json:"held"`              // nothing is taken, since too much is dead or parked
+	LettersHere     bool `json:"dead_letters_here"` // /dead-letters shows and settles them
 
 	// PartitionsAdded is how many partitions topics were given since the start.
 	PartitionsAdded float64 `json:"topic_partitions_added_total"`

@@ -264,6 +264,10 @@ const ArchiveNDJSON Archive = "ndjson"
 type Admin struct {
 	Listen string // host:port; empty: off
 	MaxLag time.Duration
+
+	// Token is what TokenFile held: who shows it may settle dead letters. Empty: nobody.
+	Token     Secret
+	TokenFile string
 }
 
 // Log says what is logged and how.

@@ -222,6 +222,7 @@ func samples(t *testing.T) map[string]sample {
 		"purge.archive_dir":               {text: filepath.Dir(there), with: []string{"purge.archive=ndjson"}},
 		"admin.listen":                    {text: ":80"},
 		"admin.max_lag":                   {text: "5m"},
+		"admin.token_file":                {text: there},
 		"log.level":                       {text: "DEBUG"},
 		"log.format":                      {text: "json"},
 	}

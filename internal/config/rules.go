@@ -67,6 +67,11 @@ var rules = []rule{
 	},
 
 	{
+		"admin.token_file", "admin.listen", noEffect, "",
+		func(c *Config) bool { return c.Admin.TokenFile != "" && c.Admin.Listen == "" },
+	},
+
+	{
 		"kafka.sasl.username", "kafka.sasl.mechanism", noEffect, passwordHint,
 		func(c *Config) bool { return c.Kafka.SASL.Username != "" && !c.Kafka.SASL.byPassword() },
 	},

@@ -57,7 +57,7 @@ func ReadSecret(path string) (Secret, error) {
 }
 
 // secretFiles are the settings that name a mounted secret. Into is the setting
-// that the secret stands for; there is none for the database password.
+// that the secret stands for; there is none for the database password and the token.
 var secretFiles = []struct {
 	key, into string
 	path      func(*Config) string
@@ -77,6 +77,11 @@ var secretFiles = []struct {
 		"kafka.sasl.password_file", "kafka.sasl.password",
 		func(c *Config) string { return c.Kafka.SASL.PasswordFile },
 		func(c *Config) *Secret { return &c.Kafka.SASL.Password },
+	},
+	{
+		"admin.token_file", "",
+		func(c *Config) string { return c.Admin.TokenFile },
+		func(c *Config) *Secret { return &c.Admin.Token },
 	},
 }
 

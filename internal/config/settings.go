@@ -356,6 +356,11 @@ var settings = []setting{
 		Help:  "Age of the oldest unacknowledged commit from which on the service is not ready.",
 		field: into(atLeast(time.Millisecond), func(c *Config) *time.Duration { return &c.Admin.MaxLag }),
 	},
+	{
+		Key:   "admin.token_file",
+		Help:  "File that holds a token with which the status page lists, retries and discards dead letters. Empty: it shows only how many there are.",
+		field: into(anything, func(c *Config) *string { return &c.Admin.TokenFile }),
+	},
 
 	{
 		Key: "log.level", Default: "info",
