@@ -257,8 +257,11 @@ type Purge struct {
 // Archive is a form of what is archived.
 type Archive string
 
-// ArchiveNDJSON is a line of JSON for each row.
-const ArchiveNDJSON Archive = "ndjson"
+// The forms.
+const (
+	ArchiveNDJSON  Archive = "ndjson" // a line of JSON for each row
+	ArchiveParquet Archive = "parquet"
+)
 
 // Admin says how the service is watched.
 type Admin struct {

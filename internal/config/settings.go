@@ -337,8 +337,8 @@ var settings = []setting{
 	},
 	{
 		Key: "purge.archive", Means: "nothing is archived",
-		Help:  "Form in which rows are written to purge.archive_dir before they are deleted: JSON lines.",
-		field: into(oneOf("", ArchiveNDJSON), func(c *Config) *Archive { return &c.Purge.Archive }),
+		Help:  "Form in which rows are written to purge.archive_dir before they are deleted: JSON lines, or Parquet files, which are made of those when a purge ends.",
+		field: into(oneOf("", ArchiveNDJSON, ArchiveParquet), func(c *Config) *Archive { return &c.Purge.Archive }),
 	},
 	{
 		Key:   "purge.archive_dir",

@@ -2,6 +2,7 @@ package purge
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -12,17 +13,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// archive writes rows to files of JSON lines, one file for each table and run.
+// archive writes rows to files of JSON lines, one file for each table and run. For Parquet
+// each is written anew when all is in it: a Parquet file can be read only once it is whole,
+// and rows are to be on disk before their deletion is committed.
 type archive struct {
-	dir   string
-	stamp string
-	files map[string]*os.File
-	rows  int64
+	dir     string
+	parquet bool
+	stamp   string
+	files   map[string]*os.File
+	columns map[string][]column // with parquet
+	rows    int64
 }
 
 // newArchive returns one that writes nothing if there is no folder for it.
 func newArchive(cfg Config) (*archive, error) {
-	a := &archive{dir: cfg.ArchiveDir, stamp: time.Now().UTC().Format("20060102T150405.000000"), files: map[string]*os.File{}}
+	a := &archive{
+		dir: cfg.ArchiveDir, parquet: cfg.Parquet, stamp: time.Now().UTC().Format("20060102T150405.000000"),
+		files: map[string]*os.File{}, columns: map[string][]column{},
+	}
 	if a.dir == "" || cfg.Dry {
 		return a, nil
 	}
@@ -30,6 +38,15 @@ func newArchive(cfg Config) (*archive, error) {
 		return nil, fmt.Errorf("archive to %s: %w", a.dir, errors.Join(err, errors.New("want a folder")))
 	}
 	return a, nil
+}
+
+// open prepares for rows of a table, which must be there still.
+func (a *archive) open(ctx context.Context, conn *pgx.Conn, t pgx.Identifier) (err error) {
+	name := strings.Join(t, ".")
+	if a.parquet && a.columns[name] == nil {
+		a.columns[name], err = columnsOf(ctx, conn, t)
+	}
+	return err
 }
 
 // write appends the rows, and returns when they are on disk.
@@ -69,10 +86,20 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
+// close ends the files. What cannot be written as Parquet is left as JSON lines, and whole.
 func (a *archive) close() error {
 	var errs []error
-	for _, f := range a.files {
+	for name, f := range a.files {
 		errs = append(errs, f.Close())
+		if !a.parquet {
+			continue
+		}
+		if err := toParquet(f.Name(), a.columns[name]); err != nil {
+			errs = append(errs, fmt.Errorf("write %s as Parquet, which stays as it is: %w", f.Name(), err))
+		}
+	}
+	if a.parquet && len(a.files) > 0 {
+		errs = append(errs, syncDir(a.dir))
 	}
 	return errors.Join(errs...)
 }

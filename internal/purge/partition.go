@@ -149,6 +149,9 @@ func detach(ctx context.Context, conn *pgx.Conn, t *partition.Table, p partition
 
 // archiveAll writes all rows of what is detached.
 func archiveAll(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, a *archive) error {
+	if err := a.open(ctx, conn, name); err != nil {
+		return err
+	}
 	rows, err := conn.Query(ctx, "SELECT to_jsonb(p.*)::text FROM ONLY "+name.Sanitize()+" p")
 	if err != nil {
 		return err

@@ -29,9 +29,10 @@ type Config struct {
 	// Dry counts, and deletes nothing.
 	Dry bool
 
-	// ArchiveDir is a folder for what is deleted, as files of JSON lines. Empty: nothing
-	// is archived.
+	// ArchiveDir is a folder for what is deleted, as files of JSON lines, or of Parquet.
+	// Empty: nothing is archived.
 	ArchiveDir string
+	Parquet    bool
 
 	// Pause is the time between two batches, as a multiple of what a batch has taken.
 	Pause float64
@@ -265,6 +266,9 @@ func (cfg Config) table(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, e
 			return r, tableError(t, err)
 		}
 		return r, nil
+	}
+	if err := a.open(ctx, conn, t); err != nil {
+		return r, err
 	}
 	var blocks int64
 	const size = "SELECT pg_relation_size($1::regclass) / current_setting('block_size')::bigint"

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/parquet-go/parquet-go"
+
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/test/harness"
 )
@@ -76,8 +78,14 @@ func TestPurge(t *testing.T) {
 	}
 	p = s.start("run", "--postgres.status_interval", "500ms")
 	s.checkpoint()
-	if r := s.purge("--older-than", "0"); r.Deleted != 201 {
-		t.Errorf("got %+v, want 201 deleted", r)
+	if r := s.purge("--older-than", "0", "--purge.archive", "parquet", "--purge.archive_dir", dir); r.Deleted != 201 || r.Archived != 201 {
+		t.Errorf("got %+v, want 201 deleted and archived", r)
+	}
+	if got := archivedParquet(t, dir); got != 201 {
+		t.Errorf("%d rows are in Parquet files, want 201", got)
+	}
+	if got := archived(t, dir); got != n {
+		t.Errorf("%d lines are left beside Parquet, want the %d of before", got, n)
 	}
 	s.stop(p)
 }
@@ -99,6 +107,30 @@ func archived(t *testing.T, dir string) (lines int) {
 		}
 	}
 	return lines
+}
+
+func archivedParquet(t *testing.T, dir string) (rows int) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		got, err := parquet.ReadFile[struct {
+			ID            string `parquet:"id"`
+			AggregateType string `parquet:"aggregatetype"`
+		}](f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range got {
+			if len(r.ID) != 36 || r.AggregateType == "" {
+				t.Errorf("%s has %+v", f, r)
+			}
+		}
+		rows += len(got)
+	}
+	return rows
 }
 
 // The service purges by itself what the log says is old enough. The log is made older for
