@@ -16,6 +16,9 @@ func (t *Transactional) acquire(ctx context.Context, key string) (cdc.Checkpoint
 	if err := t.createMissing(ctx); err != nil {
 		return cdc.Checkpoint{}, err
 	}
+	if err := t.askEnding(ctx, key); err != nil { // which taking the id over makes the coordinator forget
+		return cdc.Checkpoint{}, err
+	}
 	for range acquireRounds {
 		s, found, err := t.take(ctx, key)
 		if err != nil {

@@ -4,8 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -55,6 +54,7 @@ type fate int
 
 const (
 	undecided   fate = iota
+	unmarked         // committed, and its marker is gone: whether others had its epoch is not known
 	committedIn      // others of the same epoch may have been aborted
 	committedBy      // the only transaction of its epoch: transaction.version 2
 )
@@ -62,6 +62,12 @@ const (
 func (f fates) seen(r *kgo.Record) {
 	p := producer{r.ProducerID, r.ProducerEpoch}
 	f[p] = max(f[p], undecided)
+}
+
+// marked notes that r is committed, by a marker that is compacted away.
+func (f fates) marked(r *kgo.Record) {
+	p := producer{r.ProducerID, r.ProducerEpoch}
+	f[p] = max(f[p], unmarked)
 }
 
 // committed notes that marker ends the transaction of r. With transaction.version 2
@@ -76,12 +82,22 @@ func (f fates) committed(r, marker *kgo.Record) {
 	f[p] = max(f[p], fate)
 }
 
+// shared reports whether several transactions have an epoch, as before transaction.version 2.
+func (f fates) shared() bool {
+	for _, fate := range f {
+		if fate == committedIn {
+			return true
+		}
+	}
+	return false
+}
+
 // of returns whether the transaction of p was committed. It is not known if p wrote
 // before all that was read, or several transactions in one epoch.
 func (f fates) of(p producer) (committed, known bool) {
 	fate, seen := f[p]
 	if seen {
-		return fate == committedBy, fate != committedIn
+		return fate == committedBy, fate == committedBy || fate == undecided
 	}
 	for q := range f {
 		if q.id == p.id && q.epoch < p.epoch {
@@ -94,19 +110,28 @@ func (f fates) of(p producer) (committed, known bool) {
 // leftOpen returns where transactions are open that s, which has just taken the
 // transactional id over and written nothing, has ended.
 func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, err error) {
-	topics := map[string]int32{t.cfg.Topic: progressPartition + 1}
-	for name, known := range s.topics.known {
-		topics[name] = known.partitions
+	all, err = s.openIn(ctx, t.cfg.Topic, progressPartition+1)
+	if err != nil {
+		return nil, fmt.Errorf("look for open transactions: %w", err)
 	}
-	for _, name := range slices.Sorted(maps.Keys(topics)) {
-		open, err := s.openIn(ctx, name, topics[name])
-		if errors.Is(err, kerr.UnknownTopicOrPartition) { // deleted
+	for _, name := range s.topics.names() {
+		if name == t.cfg.Topic {
 			continue
 		}
-		if err != nil {
-			return nil, fmt.Errorf("look for open transactions: %w", err)
+		partitions, err := s.countPartitions(ctx, name) // there may be more than were met
+		var open []partial
+		if err == nil {
+			open, err = s.openIn(ctx, name, partitions)
 		}
-		all = append(all, open...)
+		switch {
+		case err == nil:
+			all = append(all, open...)
+		case ctx.Err() != nil || errors.Is(err, cdc.ErrFenced):
+			return nil, fmt.Errorf("look for open transactions: %w", err)
+		default: // deleted, or without a leader: it is asked about when it is met again
+			s.log.Debug("a topic cannot be asked for open transactions", "topic", name, "error", err)
+			s.topics.forget(name)
+		}
 	}
 	return all, nil
 }
@@ -114,7 +139,7 @@ func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, e
 // openIn returns the partitions of a topic in which a transaction of this producer is
 // open. Who may write a topic need not be allowed to read it, and then it is not known.
 func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open []partial, err error) {
-	id, _, err := s.client.Load().ProducerID(ctx)
+	id, epoch, err := s.client.Load().ProducerID(ctx)
 	if err != nil {
 		return nil, fenced(err)
 	}
@@ -123,7 +148,8 @@ func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open
 		set.Add(topic, p)
 	}
 	resp, err := kadm.NewClient(s.client.Load()).DescribeProducers(ctx, set)
-	if isForbidden(err) || errors.As(err, new(*kadm.AuthError)) {
+	if isForbidden(err) || errors.As(err, new(*kadm.AuthError)) || tooOld(err) {
+		s.log.Debug("a topic cannot be asked for open transactions", "topic", topic, "error", err)
 		return nil, nil
 	}
 	if err != nil {
@@ -134,23 +160,110 @@ func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open
 			return nil, fmt.Errorf("describe producers of topic %s, partition %d: %w", topic, p.Partition, p.Err)
 		}
 		if a, ok := p.ActiveProducers[id]; ok && a.CurrentTxnStartOffset >= 0 {
+			if a.ProducerEpoch > epoch {
+				return nil, cdc.ErrFenced
+			}
 			open = append(open, partial{topic, p.Partition, producer{id, a.ProducerEpoch}})
 		}
 	}
 	return open, nil
 }
 
-// fate returns how what was left open is to end. What was answered as committed must
-// be committed: its position may be confirmed.
-func (t *Transactional) fate(p partial, read fates) (commit, known bool) {
-	switch {
-	case p.producer == t.wrote:
-		return true, true
-	case p.topic == t.cfg.Topic:
-		return false, true
-	default:
-		return read.of(p.producer)
+// tooOld reports whether brokers do not know a request: those before 3.0 leave nothing
+// open in the way of those from 4.0 on. The client library does not export the error.
+func tooOld(err error) bool {
+	return err != nil && (errors.Is(err, kerr.UnsupportedVersion) || strings.Contains(err.Error(), "broker is too old") || strings.Contains(err.Error(), "request key is unknown"))
+}
+
+// ending is how the last transaction of a producer ended, as its coordinator has it.
+type ending struct {
+	producer // its epoch is the next one with transaction.version 2
+
+	committed bool
+}
+
+// of reports whether the ending is that of p's last transaction. Where transactions share
+// epochs only the progress topic, in which each writes, tells which was the last.
+func (e *ending) of(p partial, progress string, shared bool) bool {
+	if e == nil || e.id != p.producer.id {
+		return false
 	}
+	if shared {
+		return e.epoch == p.producer.epoch && p.topic == progress
+	}
+	return e.epoch == p.producer.epoch+1
+}
+
+// askEnding asks the coordinator how the last transaction ended. It knows until the id is
+// taken over; what was heard before is kept then.
+func (t *Transactional) askEnding(ctx context.Context, key string) error {
+	d, err := t.describe(ctx, transactionPrefix+key)
+	switch {
+	case errors.Is(err, kerr.TransactionalIDNotFound) || tooOld(err):
+		return nil
+	case err != nil:
+		return fmt.Errorf("ask how the last transaction ended: %w", err)
+	}
+	e := &ending{producer: producer{d.ProducerID, d.ProducerEpoch}}
+	switch d.State {
+	case "PrepareCommit", "CompleteCommit":
+		e.committed = true
+	case "PrepareAbort", "CompleteAbort", "Ongoing":
+	default: // Empty: it was taken over since
+		return nil
+	}
+	t.ended.Store(e)
+	return nil
+}
+
+// describe asks until there is an answer: a coordinator is made for the first question.
+func (t *Transactional) describe(ctx context.Context, name string) (kadm.DescribedTransaction, error) {
+	for tries := 1; ; tries++ {
+		all, err := kadm.NewClient(t.base.client.Load()).DescribeTransactions(ctx, name)
+		d := all[name]
+		if err == nil {
+			err = d.Err
+		}
+		if err == nil || !kerr.IsRetriable(err) || isForbidden(err) {
+			return d, err
+		}
+		if t.base.pause(ctx, backoff(tries)) != nil {
+			return d, err
+		}
+	}
+}
+
+// fate returns how what was left open is to end: as its coordinator has it, and what was
+// answered as committed is to be committed, since its position may be confirmed.
+func (t *Transactional) fate(p partial, read fates) (commit, known bool) {
+	if p.producer == t.wrote {
+		return true, true
+	}
+	if e := t.ended.Load(); e.of(p, t.cfg.Topic, read.shared()) {
+		return e.committed, true
+	}
+	if p.topic == t.cfg.Topic {
+		return false, true
+	}
+	return read.of(p.producer)
+}
+
+// settled returns what is committed: also if its marker is missing, and the coordinator
+// knows better.
+func (t *Transactional) settled(ctx context.Context, key string, f found) (content, error) {
+	if f.pending == nil {
+		return f.content, nil
+	}
+	if err := t.askEnding(ctx, key); err != nil {
+		return content{}, err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := partial{t.cfg.Topic, progressPartition, producer{f.pending.ProducerID, f.pending.ProducerEpoch}}
+	if commit, _ := t.fate(p, f.fates); !commit {
+		return f.content, nil
+	}
+	return parseContent(t.cfg.Topic, f.pending)
 }
 
 // end ends what was left open, in the epoch of s, without a record. What is aborted is
@@ -218,7 +331,7 @@ func (s *Sink) endAll(ctx context.Context, set kadm.TopicsSet, commit bool) erro
 		}
 		return err
 	}); err != nil {
-		return fmt.Errorf("add partitions to a transaction: %w", err)
+		return fmt.Errorf("add partitions to a transaction: %w", fenced(err))
 	}
 	end := kmsg.NewPtrEndTxnRequest()
 	end.TransactionalID, end.ProducerID, end.ProducerEpoch, end.Commit = s.txn.name, id, epoch, commit
@@ -229,7 +342,7 @@ func (s *Sink) endAll(ctx context.Context, set kadm.TopicsSet, commit bool) erro
 		}
 		return kerr.ErrorForCode(resp.ErrorCode)
 	}); err != nil {
-		return fmt.Errorf("end a transaction: %w", err)
+		return fmt.Errorf("end a transaction: %w", fenced(err))
 	}
 	return nil
 }

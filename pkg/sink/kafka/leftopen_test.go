@@ -152,6 +152,82 @@ func TestLeftOpenAfterAnswer(t *testing.T) {
 	}
 }
 
+// A position that was committed and has no marker is the position: the coordinator knows,
+// also after the process has ended, and what has the marker is not published again.
+func TestLeftOpenPosition(t *testing.T) {
+	addrs := forgetful(t)
+	topic, progress := envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
+	x := acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
+	if err := x.Save(t.Context(), pos(5)); err != nil {
+		t.Fatal(err)
+	}
+	// A transaction whose position has lost its marker.
+	put(t, x, new(answers), topic, "1")
+	if err := x.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	writeForgotten(t, x, addrs, progress, "7-s", `{"slot":"s","system_id":"7","timeline":1,"lsn":"0/A","epoch":1}`)
+	if err := x.current.Load().client.Load().EndTransaction(t.Context(), kgo.TryCommit); err != nil {
+		t.Fatal(err)
+	}
+	x.discard(ErrClosed) // as a process that ends here, with its id still its own
+	other := newTransactional(t, Config{Brokers: addrs}, progress)
+	if cp, err := other.Load(t.Context()); err != nil || cp.Position != pos(10) {
+		t.Errorf("Load() = %+v, %v, want what was committed", cp, err)
+	}
+	if cp, err := other.Acquire(t.Context()); err != nil || cp.Position != pos(10) {
+		t.Errorf("Acquire() = %+v, %v, want what was committed", cp, err)
+	}
+	if !stable(t, addrs, progress) {
+		t.Error("the progress topic is left open")
+	}
+}
+
+// Partitions that a topic was given since it was met are looked at too.
+func TestLeftOpenInNewPartition(t *testing.T) {
+	addrs := forgetful(t)
+	topic, progress := envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
+	x := acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
+	put(t, x, new(answers), topic, "1")
+	if err := x.Save(t.Context(), pos(10)); err != nil {
+		t.Fatal(err)
+	}
+	s := x.current.Load()
+	s.topics.known[topic].partitions = 0 // as if it had been met before it had this one
+	writeForgotten(t, x, addrs, topic, "k", "2")
+	if _, err := x.Acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if !stable(t, addrs, topic) {
+		t.Error("the new partition is left open")
+	}
+}
+
+// A marker that ends two transactions, of which brokers had left one open, decides both.
+func TestScannerOfTwo(t *testing.T) {
+	record := func(offset int64, epoch int16) *kgo.Record {
+		return &kgo.Record{Key: []byte("k"), Offset: offset, ProducerID: 1, ProducerEpoch: epoch, Attrs: kgo.RecordAttrs{}}
+	}
+	s := scanner{key: "k", end: 10, stable: 10, open: map[int64][]*kgo.Record{}, fates: fates{}}
+	for _, r := range []*kgo.Record{record(0, 10), record(1, 11)} {
+		s.open[1] = append(s.open[1], r)
+		s.fates.seen(r)
+	}
+	for _, held := range s.open[1] {
+		s.keep(held)
+		s.fates.committed(held, record(2, 12))
+	}
+	delete(s.open, 1)
+	for _, epoch := range []int16{10, 11} {
+		if committed, known := s.fates.of(producer{1, epoch}); !committed || !known {
+			t.Errorf("epoch %d: committed %t, known %t", epoch, committed, known)
+		}
+	}
+	if s.result().Offset != 1 {
+		t.Errorf("the last is at %d", s.result().Offset)
+	}
+}
+
 // Whether a transaction was committed is read from its marker in the progress topic,
 // and is not known of one that is older than all that was read.
 func TestFates(t *testing.T) {

@@ -118,7 +118,8 @@ type extent struct {
 type found struct {
 	content
 
-	fates fates // of the transactions that were read
+	fates   fates       // of the transactions that were read
+	pending *kgo.Record // the last of a transaction that is not decided, or nil
 }
 
 // read returns what was last committed for key, or zero if nothing was. It goes
@@ -137,8 +138,9 @@ func (t *Transactional) read(ctx context.Context, key string) (f found, err erro
 		if err != nil {
 			return f, err
 		}
-		f.fates = s.fates
-		switch last := s.result(); {
+		last := s.result()
+		f.fates, f.pending = s.fates, s.pending()
+		switch {
 		case last != nil:
 			f.content, err = parseContent(t.cfg.Topic, last)
 			return f, err
@@ -192,7 +194,7 @@ func (t *Transactional) extent(ctx context.Context) (x extent, err error) {
 // decides itself: who reads only committed records stops at the first transaction
 // that is open, which may be another slot's.
 func (t *Transactional) scan(ctx context.Context, key string, from int64, x extent) (*scanner, error) {
-	s := &scanner{key: key, end: x.end, stable: x.stable, open: make(map[int64]*kgo.Record), fates: make(fates)}
+	s := &scanner{key: key, end: x.end, stable: x.stable, open: make(map[int64][]*kgo.Record), fates: make(fates)}
 	if from >= x.end {
 		return s, nil
 	}
@@ -232,8 +234,8 @@ func (t *Transactional) poll(ctx context.Context, c *kgo.Client, s *scanner, lim
 type scanner struct {
 	key         string
 	end, stable int64
-	reached     bool                  // all before the end is read
-	open        map[int64]*kgo.Record // last record of the key in an open transaction, by producer
+	reached     bool                    // all before the end is read
+	open        map[int64][]*kgo.Record // records of the key that no marker has followed, by producer
 	last        *kgo.Record
 	fates       fates
 }
@@ -242,14 +244,16 @@ func (s *scanner) record(r *kgo.Record) {
 	s.reached = s.reached || r.Offset >= s.end-1
 	switch {
 	case r.Attrs.IsControl():
-		if held := s.open[r.ProducerID]; held != nil && isCommit(r) {
-			s.keep(held)
-			s.fates.committed(held, r)
+		for _, held := range s.open[r.ProducerID] { // of several transactions if brokers left one open
+			if isCommit(r) {
+				s.keep(held)
+				s.fates.committed(held, r)
+			}
 		}
 		delete(s.open, r.ProducerID)
 	case r.Offset >= s.end || string(r.Key) != s.key:
 	case r.Attrs.IsTransactional():
-		s.open[r.ProducerID] = r
+		s.open[r.ProducerID] = append(s.open[r.ProducerID], r)
 		s.fates.seen(r)
 	default:
 		s.keep(r)
@@ -264,19 +268,25 @@ func (s *scanner) keep(r *kgo.Record) {
 
 // undecided reports whether the last record is in a transaction that is open, or
 // whose commit is acknowledged while its marker is on the way.
-func (s *scanner) undecided() bool {
-	for _, r := range s.open {
-		if r.Offset >= s.stable {
-			return true
+func (s *scanner) undecided() bool { return s.pending() != nil }
+
+// pending returns the last record that is not decided, or nil.
+func (s *scanner) pending() (last *kgo.Record) {
+	for _, held := range s.open {
+		if r := held[len(held)-1]; r.Offset >= s.stable && (last == nil || r.Offset > last.Offset) {
+			last = r
 		}
 	}
-	return false
+	return last
 }
 
 func (s *scanner) result() *kgo.Record {
-	for _, r := range s.open {
-		if r.Offset < s.stable {
-			s.keep(r) // decided, and not aborted: its marker is compacted away
+	for _, held := range s.open {
+		for _, r := range held {
+			if r.Offset < s.stable {
+				s.keep(r) // decided, and not aborted: its marker is compacted away
+				s.fates.marked(r)
+			}
 		}
 	}
 	return s.last

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -75,6 +77,20 @@ func (ts *topics) add(t *topic) {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()
 	ts.known[t.name] = t
+}
+
+// names returns what is known, sorted.
+func (ts *topics) names() []string {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	return slices.Sorted(maps.Keys(ts.known))
+}
+
+// forget has a topic met again.
+func (ts *topics) forget(name string) {
+	ts.mu.Lock()
+	defer ts.mu.Unlock()
+	delete(ts.known, name)
 }
 
 // facts are what the cluster says about a topic.

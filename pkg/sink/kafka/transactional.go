@@ -48,7 +48,8 @@ type Transactional struct {
 	cfg  TransactionalConfig
 	base *Sink // writes nothing: its client asks, its parts are shared by all epochs
 
-	current atomic.Pointer[Sink] // of the epoch; nil before the first Acquire
+	current atomic.Pointer[Sink]   // of the epoch; nil before the first Acquire
+	ended   atomic.Pointer[ending] // of the last transaction, as last heard; nil if never
 
 	mu    sync.Mutex // held by all that changes the transaction
 	have  content    // as it was last committed here; guarded by mu
@@ -282,9 +283,12 @@ func (t *Transactional) Load(ctx context.Context) (cdc.Checkpoint, error) {
 	if err != nil {
 		return cdc.Checkpoint{}, err
 	}
-	var have found
-	err = t.whenAllowed(ctx, func() (err error) {
-		have, err = t.read(ctx, key)
+	var have content
+	err = t.whenAllowed(ctx, func() error {
+		f, err := t.read(ctx, key)
+		if err == nil {
+			have, err = t.settled(ctx, key, f)
+		}
 		return err
 	})
 	if err != nil {
