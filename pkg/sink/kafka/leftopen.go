@@ -16,8 +16,8 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// A transaction can be complete for its coordinator and open in a partition. Brokers
-// 4.0 to 4.3 at least do that: a coordinator that finds a partition without a leader
+// A transaction can be complete for its coordinator and open in a partition. Brokers of
+// 4.3 do that: a coordinator that finds a partition without a leader
 // when it is to write the marker there, as after a crash of all brokers that have it,
 // takes the partition for deleted and leaves it out. Nobody can read what follows
 // there. Worse, the next transaction of the same producer that writes there ends both,
@@ -169,8 +169,8 @@ func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open
 	return open, nil
 }
 
-// tooOld reports whether brokers do not know a request: those before 3.0 leave nothing
-// open in the way of those from 4.0 on. The client library does not export the error.
+// tooOld reports whether brokers do not know a request, so that nothing can be asked. The
+// client library does not export the error.
 func tooOld(err error) bool {
 	return err != nil && (errors.Is(err, kerr.UnsupportedVersion) || strings.Contains(err.Error(), "broker is too old") || strings.Contains(err.Error(), "request key is unknown"))
 }

@@ -22,6 +22,19 @@ func forgetful(t *testing.T) []string {
 	return envtest.NewKafka(t, testenv.KafkaConfig{Properties: map[string]string{"transaction.partition.verification.enable": "false"}}).Addrs()
 }
 
+// savedOnForgetful has a topic with the event 1 on such a broker, saved at 10.
+func savedOnForgetful(t *testing.T) (x *Transactional, addrs []string, topic, progress string) {
+	t.Helper()
+	addrs = forgetful(t)
+	topic, progress = envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
+	x = acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
+	put(t, x, new(answers), topic, "1")
+	if err := x.Save(t.Context(), pos(10)); err != nil {
+		t.Fatal(err)
+	}
+	return x, addrs, topic, progress
+}
+
 // writeForgotten writes a record into partition 0 as x, beside its transaction.
 func writeForgotten(t *testing.T, x *Transactional, addrs []string, topic, key, value string) {
 	t.Helper()
@@ -67,14 +80,7 @@ func writeForgotten(t *testing.T, x *Transactional, addrs []string, topic, key, 
 // What brokers have left open is aborted, position and events, if the position was not
 // committed: else the next commit would commit it too.
 func TestLeftOpenIsAborted(t *testing.T) {
-	addrs := forgetful(t)
-	topic, progress := envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
-	x := acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
-	a := new(answers)
-	put(t, x, a, topic, "1")
-	if err := x.Save(t.Context(), pos(10)); err != nil {
-		t.Fatal(err)
-	}
+	x, addrs, topic, progress := savedOnForgetful(t)
 	writeForgotten(t, x, addrs, topic, "k", "2")
 	writeForgotten(t, x, addrs, progress, "7-s", `{"slot":"s","system_id":"7","timeline":1,"lsn":"0/14","epoch":1}`)
 	if stable(t, addrs, topic) || stable(t, addrs, progress) {
@@ -84,7 +90,7 @@ func TestLeftOpenIsAborted(t *testing.T) {
 	if err != nil || cp.Position != pos(10) {
 		t.Fatalf("Acquire() = %+v, %v, want what was saved", cp, err)
 	}
-	put(t, x, a, topic, "2")
+	put(t, x, new(answers), topic, "2")
 	if err := x.Save(t.Context(), pos(20)); err != nil {
 		t.Fatal(err)
 	}
@@ -131,13 +137,7 @@ func TestLeftOpenIsCommitted(t *testing.T) {
 // A commit that was answered is one, though the brokers have forgotten its markers:
 // its position may be confirmed.
 func TestLeftOpenAfterAnswer(t *testing.T) {
-	addrs := forgetful(t)
-	topic, progress := envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
-	x := acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
-	put(t, x, new(answers), topic, "1")
-	if err := x.Save(t.Context(), pos(10)); err != nil {
-		t.Fatal(err)
-	}
+	x, addrs, topic, _ := savedOnForgetful(t)
 	writeForgotten(t, x, addrs, topic, "k", "2")
 	id, epoch, err := x.current.Load().client.Load().ProducerID(t.Context())
 	if err != nil {
@@ -185,13 +185,7 @@ func TestLeftOpenPosition(t *testing.T) {
 
 // Partitions that a topic was given since it was met are looked at too.
 func TestLeftOpenInNewPartition(t *testing.T) {
-	addrs := forgetful(t)
-	topic, progress := envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
-	x := acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
-	put(t, x, new(answers), topic, "1")
-	if err := x.Save(t.Context(), pos(10)); err != nil {
-		t.Fatal(err)
-	}
+	x, addrs, topic, _ := savedOnForgetful(t)
 	s := x.current.Load()
 	s.topics.known[topic].partitions = 0 // as if it had been met before it had this one
 	writeForgotten(t, x, addrs, topic, "k", "2")
