@@ -44,7 +44,7 @@ func (t *Transactional) take(ctx context.Context, key string) (*Sink, found, err
 	if last == nil {
 		last = t.base
 	}
-	s, err := last.next(transactionPrefix + key)
+	s, err := last.next(&openTransaction{name: transactionPrefix + key, progress: t.cfg.Topic, asks: t.base})
 	if err != nil {
 		return nil, found{}, err
 	}
@@ -73,12 +73,12 @@ func (t *Transactional) publish(ctx context.Context, s *Sink, key string, f foun
 	return have.Checkpoint, nil
 }
 
-// next returns a sink that writes in transactions under a name. It takes over what
+// next returns a sink that writes in transactions. It takes over what
 // outlives an epoch from s, which nobody uses any more.
-func (s *Sink) next(name string) (*Sink, error) {
+func (s *Sink) next(txn *openTransaction) (*Sink, error) {
 	n := &Sink{
 		cfg: s.cfg, log: s.log, metrics: s.metrics, budget: s.budget, health: s.health,
-		quit: make(chan struct{}), txn: &openTransaction{name: name},
+		quit: make(chan struct{}), txn: txn,
 	}
 	err := n.init()
 	for _, t := range s.topics.known {

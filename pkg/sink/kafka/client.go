@@ -118,7 +118,7 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		kgo.ProducerOnDataLossDetected(s.health.dataLoss),
 	)
 	if s.txn != nil {
-		opts = append(opts, kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
+		opts = append(opts, kgo.Dialer(s.dial), kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
 			kgo.ProducerLinger(max(s.cfg.Linger, transactionLinger)),
 			kgo.ConcurrentTransactionsBackoff(transactionLinger), kgo.MetadataMinAge(transactionMetadataMinAge))
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,7 +111,7 @@ func (f fates) of(p producer) (committed, known bool) {
 // leftOpen returns where transactions are open that s, which has just taken the
 // transactional id over and written nothing, has ended.
 func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, err error) {
-	all, err = s.openIn(ctx, t.cfg.Topic, progressPartition+1)
+	all, err = s.earlierIn(ctx, t.cfg.Topic, progressPartition+1)
 	if err != nil {
 		return nil, fmt.Errorf("look for open transactions: %w", err)
 	}
@@ -121,7 +122,7 @@ func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, e
 		partitions, err := s.countPartitions(ctx, name) // there may be more than were met
 		var open []partial
 		if err == nil {
-			open, err = s.openIn(ctx, name, partitions)
+			open, err = s.earlierIn(ctx, name, partitions)
 		}
 		switch {
 		case err == nil:
@@ -136,13 +137,22 @@ func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, e
 	return all, nil
 }
 
-// openIn returns the partitions of a topic in which a transaction of this producer is
-// open. Who may write a topic need not be allowed to read it, and then it is not known.
-func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open []partial, err error) {
+// earlierIn returns the partitions of a topic that this epoch has not written to in which
+// a transaction of this producer is open.
+func (s *Sink) earlierIn(ctx context.Context, topic string, partitions int32) ([]partial, error) {
 	id, epoch, err := s.client.Load().ProducerID(ctx)
 	if err != nil {
 		return nil, fenced(err)
 	}
+	open, err := s.openIn(ctx, id, topic, partitions)
+	if slices.ContainsFunc(open, func(p partial) bool { return p.producer.epoch > epoch }) {
+		return nil, cdc.ErrFenced
+	}
+	return open, err
+}
+
+// openIn returns the partitions of a topic in which a transaction of a producer is open. Who may write a topic need not be allowed to read it, and then it is not known.
+func (s *Sink) openIn(ctx context.Context, id int64, topic string, partitions int32) (open []partial, err error) {
 	set := make(kadm.TopicsSet)
 	for p := range partitions {
 		set.Add(topic, p)
@@ -160,9 +170,6 @@ func (s *Sink) openIn(ctx context.Context, topic string, partitions int32) (open
 			return nil, fmt.Errorf("describe producers of topic %s, partition %d: %w", topic, p.Partition, p.Err)
 		}
 		if a, ok := p.ActiveProducers[id]; ok && a.CurrentTxnStartOffset >= 0 {
-			if a.ProducerEpoch > epoch {
-				return nil, cdc.ErrFenced
-			}
 			open = append(open, partial{topic, p.Partition, producer{id, a.ProducerEpoch}})
 		}
 	}
@@ -180,6 +187,10 @@ type ending struct {
 	producer // its epoch is the next one with transaction.version 2
 
 	committed bool
+
+	// Another of the producer was open behind it. walpost begins one only once the last
+	// is committed.
+	followed bool
 }
 
 // of reports whether the ending is that of p's last transaction. Where transactions share
@@ -197,7 +208,7 @@ func (e *ending) of(p partial, progress string, shared bool) bool {
 // askEnding asks the coordinator how the last transaction ended. It knows until the id is
 // taken over; what was heard before is kept then.
 func (t *Transactional) askEnding(ctx context.Context, key string) error {
-	d, err := t.describe(ctx, transactionPrefix+key)
+	d, err := t.base.describeTransaction(ctx, transactionPrefix+key)
 	switch {
 	case errors.Is(err, kerr.TransactionalIDNotFound) || tooOld(err):
 		return nil
@@ -208,7 +219,9 @@ func (t *Transactional) askEnding(ctx context.Context, key string) error {
 	switch d.State {
 	case "PrepareCommit", "CompleteCommit":
 		e.committed = true
-	case "PrepareAbort", "CompleteAbort", "Ongoing":
+	case "Ongoing":
+		e.followed = true
+	case "PrepareAbort", "CompleteAbort":
 	default: // Empty: it was taken over since
 		return nil
 	}
@@ -216,10 +229,11 @@ func (t *Transactional) askEnding(ctx context.Context, key string) error {
 	return nil
 }
 
-// describe asks until there is an answer: a coordinator is made for the first question.
-func (t *Transactional) describe(ctx context.Context, name string) (kadm.DescribedTransaction, error) {
+// describeTransaction asks until there is an answer: a coordinator is made for the first
+// question.
+func (s *Sink) describeTransaction(ctx context.Context, name string) (kadm.DescribedTransaction, error) {
 	for tries := 1; ; tries++ {
-		all, err := kadm.NewClient(t.base.client.Load()).DescribeTransactions(ctx, name)
+		all, err := kadm.NewClient(s.client.Load()).DescribeTransactions(ctx, name)
 		d := all[name]
 		if err == nil {
 			err = d.Err
@@ -227,7 +241,7 @@ func (t *Transactional) describe(ctx context.Context, name string) (kadm.Describ
 		if err == nil || !kerr.IsRetriable(err) || isForbidden(err) {
 			return d, err
 		}
-		if t.base.pause(ctx, backoff(tries)) != nil {
+		if s.pause(ctx, backoff(tries)) != nil {
 			return d, err
 		}
 	}
@@ -240,7 +254,7 @@ func (t *Transactional) fate(p partial, read fates) (commit, known bool) {
 		return true, true
 	}
 	if e := t.ended.Load(); e.of(p, t.cfg.Topic, read.shared()) {
-		return e.committed, true
+		return e.committed || e.followed && !read.shared(), true // else it is the open one itself
 	}
 	if p.topic == t.cfg.Topic {
 		return false, true

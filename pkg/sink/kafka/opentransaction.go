@@ -13,12 +13,17 @@ import (
 // one. All methods may be called from any goroutine, and check with nil, for a
 // sink that does not.
 type openTransaction struct {
-	name string // transactional id
+	name     string // transactional id
+	progress string // the topic that each transaction writes to
+	asks     *Sink  // whose client asks, and writes nothing
+
+	verification verification
 
 	mu    sync.Mutex
 	id    int64 // the producer's, as it was when the transaction began; guarded by mu
 	epoch int16 // guarded by mu
 	acks  []ack // guarded by mu
+	share bool  // several transactions have an epoch, as far as is known; guarded by mu
 }
 
 // ack is a record in the transaction, to be counted when it is committed.
@@ -60,10 +65,18 @@ func (x *openTransaction) alone(c *kgo.Client) producer {
 	id, epoch, err := c.ProducerID(context.Background()) // known: it asks nobody
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err != nil || id == x.id && epoch == x.epoch {
+	x.share = err != nil || id == x.id && epoch == x.epoch
+	if x.share {
 		return nobody
 	}
 	return producer{x.id, x.epoch}
+}
+
+// sharesEpoch reports whether several transactions have the same epoch.
+func (x *openTransaction) sharesEpoch() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.share
 }
 
 // acknowledged notes d.

@@ -78,7 +78,7 @@ func TestTransactionalBesideOthers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := other.begun(); err != nil {
+	if _, err := other.begun(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := other.current.Load().client.Load().ProduceSync(t.Context(), r).FirstErr(); err != nil {

@@ -170,12 +170,31 @@ func (s *Sink) feed(ctx context.Context) error {
 
 func (s *Sink) unfeed() { <-s.orphans.feeding }
 
-// Flush implements [cdc.Sink]. It ends the linger of what waits for more.
+// Flush implements [cdc.Sink]. It ends the linger of what waits for more. In transactions
+// it ends when the sink has given up, since nothing is sent then.
 func (s *Sink) Flush(ctx context.Context) error {
+	if s.txn != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = s.untilGivenUp(ctx)
+		defer cancel()
+	}
 	if err := s.client.Load().Flush(ctx); err != nil {
 		return context.Cause(ctx)
 	}
 	return s.budget.wait(ctx)
+}
+
+// untilGivenUp returns a context that also ends when the sink has given up.
+func (s *Sink) untilGivenUp(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-s.quit:
+			cancel(s.failure())
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
 }
 
 // Close ends the sink, without a wait for Kafka: what was not acknowledged is

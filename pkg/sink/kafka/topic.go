@@ -273,7 +273,7 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 	}
 	f.partitions = partitions
 	if s.txn != nil && s.topics.known[name] == nil {
-		open, err := s.openIn(ctx, name, partitions)
+		open, err := s.earlierIn(ctx, name, partitions)
 		if err != nil {
 			return facts{}, err
 		}

@@ -144,7 +144,7 @@ func (t *Transactional) Circuit() circuit.State { return t.base.Circuit() }
 
 // Produce implements [cdc.Sink]. See [Sink.Produce].
 func (t *Transactional) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
-	s, err := t.begun()
+	s, err := t.begun(ctx)
 	if err != nil {
 		return err
 	}
@@ -160,7 +160,7 @@ func (t *Transactional) Flush(ctx context.Context) error {
 }
 
 // begun returns the sink of the open transaction, and begins it if there is none.
-func (t *Transactional) begun() (*Sink, error) {
+func (t *Transactional) begun(ctx context.Context) (*Sink, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.spoil != nil {
@@ -170,16 +170,33 @@ func (t *Transactional) begun() (*Sink, error) {
 	if t.open {
 		return s, nil
 	}
-	if err := s.begin(); err != nil {
-		t.spoil = err
+	if err := s.begin(ctx); err != nil {
+		if ctx.Err() == nil {
+			t.spoil = err
+		}
 		return nil, err
 	}
 	t.open = true
 	return s, nil
 }
 
-// begin begins a transaction, which asks nobody.
-func (s *Sink) begin() error {
+// begin begins a transaction, which asks nobody unless a connection has ended; then it
+// waits, until ctx is done, for what the brokers say of the last one.
+func (s *Sink) begin(ctx context.Context) error {
+	for tries := 1; ; tries++ {
+		err := s.verify(ctx)
+		if err == nil {
+			break
+		}
+		if err := errors.Join(s.failure(), context.Cause(ctx)); err != nil {
+			return err
+		}
+		s.health.hold(s.txn.progress, err)
+		if err := s.pause(ctx, backoff(tries)); err != nil {
+			return err
+		}
+	}
+	s.health.release()
 	c := s.client.Load()
 	if err := c.BeginTransaction(); err != nil {
 		return fmt.Errorf("begin transaction: %w", fenced(err))
@@ -231,7 +248,7 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 	s.health.ending.Store(true)
 	defer s.health.ending.Store(false)
 	if !t.open {
-		if err := s.begin(); err != nil {
+		if err := s.begin(ctx); err != nil {
 			return err
 		}
 		t.open = true
@@ -249,6 +266,9 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 		written <- err
 	})
 	if err := s.Flush(ctx); err != nil {
+		if s.failure() != nil {
+			return s.cause
+		}
 		return fmt.Errorf("flush transaction: %w", err)
 	}
 	if err := <-written; err != nil { // flushed: it has its answer
@@ -257,7 +277,10 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 	if s.failure() != nil {
 		return s.cause
 	}
-	if err := c.EndTransaction(ctx, kgo.TryCommit); err != nil {
+	s.txn.verification.commit()
+	err = c.EndTransaction(ctx, kgo.TryCommit)
+	s.txn.verification.answered()
+	if err != nil {
 		return because(ctx, fmt.Errorf("commit transaction: %w", fenced(err)))
 	}
 	t.open, t.have, t.wrote = false, next, s.txn.alone(c)
