@@ -15,6 +15,10 @@ var errStopping = errors.New("pipeline is stopping")
 func (h *handler) Begin(tx Transaction) error {
 	h.handing.Lock()
 	defer h.handing.Unlock()
+	if h.rest.asked.Load() && (h.tx == nil || h.resumed) {
+		h.rest.wait()
+		return errStopping
+	}
 	switch {
 	case h.stopping:
 		return errStopping

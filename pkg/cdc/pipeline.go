@@ -96,8 +96,9 @@ type Pipeline struct {
 
 	txn transaction // of a transactional sink
 
-	handing  turn   // held while something is handed over; guards the rest of this block
-	stopping bool   // nothing more is taken
+	handing  turn // held while something is handed over; guards the rest of this block
+	stopping bool // nothing more is taken
+	rest     rest
 	tx       *Tx    // the open transaction
 	cut      LSN    // its commit record
 	ordinal  int64  // rows of it that were received in this stream
@@ -159,7 +160,7 @@ const (
 // NewPipeline returns a pipeline, to be run once with Run.
 func NewPipeline(cfg Config) *Pipeline {
 	p := &Pipeline{
-		cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), txn: newTransaction(),
+		cfg: cfg.withDefaults(), failed: make(chan error, 1), handing: make(turn, 1), rest: newRest(), txn: newTransaction(),
 		condemned: map[condemned]verdict{},
 	}
 	p.done = p.delivered

@@ -234,9 +234,10 @@ func (p *Pipeline) supervise(ctx, gctx context.Context, s Stream, stopSaving fun
 	case <-gctx.Done():
 		return nil // the stream broke
 	case <-ctx.Done():
+		p.stopAtRest(s)
 	case err = <-p.failed:
+		s.Stop()
 	}
-	s.Stop()
 	stopSaving() // a save that hangs must not hold up the last one
 	return p.drainFor(ctx, s, err)
 }
