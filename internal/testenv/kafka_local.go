@@ -150,14 +150,16 @@ func (d distribution) javaArgs(cfg KafkaConfig, log string) ([]string, error) {
 		return nil, err
 	}
 	args := []string{
-		"-Xms" + cfg.Heap, "-Xmx" + cfg.Heap, "-XX:+UseSerialGC",
+		"-Xms" + cfg.Heap, "-Xmx" + cfg.Heap,
 		"-Dlog4j2.configurationFile=" + d.path(logConfigFile), "-Dwalpost.log=" + log,
 		"-cp", strings.TrimSpace(string(classpath)),
 	}
 	if !cfg.Load {
-		args = append(args, "-XX:TieredStopAtLevel=1")
+		return append(args, "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"), nil
 	}
-	return args, nil
+	// As Kafka's own scripts start it (kafka-run-class.sh): another collector would stop it
+	// for longer than a record takes.
+	return append(args, "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"), nil
 }
 
 // start starts a broker on free ports, and on others when somebody else was

@@ -172,33 +172,40 @@ func readReport(path string) (r report, err error) {
 	return r, nil
 }
 
-// write writes the files that were asked for. The figures go beside those of the other
-// kind of run, with -growth or without, that the file has.
+// write writes the files that were asked for. The figures go beside what the file has of
+// runs that have measured other things: backlogs, latencies or growth.
 func (r *report) write(growth bool, asJSON, asSVG string) error {
+	all := *r
 	var err error
 	if asJSON != "" {
-		err = r.writeJSON(growth, asJSON)
+		all, err = r.writeJSON(growth, asJSON)
 	}
 	if asSVG != "" {
-		err = errors.Join(err, os.WriteFile(asSVG, []byte(r.chart()), 0o644))
+		err = errors.Join(err, os.WriteFile(asSVG, []byte(all.chart()), 0o644))
 	}
 	return err
 }
 
-func (r *report) writeJSON(growth bool, path string) error {
-	all, err := readReport(path)
+func (r *report) writeJSON(growth bool, path string) (all report, err error) {
+	kept, err := readReport(path)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return *r, err
 	}
 	if growth {
+		all = kept
 		all.Growth = r
 	} else {
-		kept := all.Growth
 		all = *r
-		all.Growth = kept
+		all.Growth = kept.Growth
+		if len(r.Backlogs) == 0 {
+			all.Backlogs = kept.Backlogs
+		}
+		if len(r.Latencies) == 0 {
+			all.Latencies = kept.Latencies
+		}
 	}
 	data, err := json.MarshalIndent(all, "", "  ")
-	return errors.Join(err, os.WriteFile(path, append(data, '\n'), 0o644))
+	return all, errors.Join(err, os.WriteFile(path, append(data, '\n'), 0o644))
 }
 
 // redraw draws the chart of a file of figures.

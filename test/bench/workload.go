@@ -38,8 +38,8 @@ var workloads = []workload{
 	{Name: "beside 2,000,000 unrelated rows", Events: 100_000, Bytes: 300, batch: 1, beside: 2_000_000},
 }
 
-// setup is for the servers of all contenders. The relay reads in the order of seq. What
-// fills the payloads does not compress: 64 characters of each hash.
+// setup is for the servers of all contenders. The relay reads in the order of seq. A payload
+// is an order with as many lines as fit, with names that repeat and values that do not.
 const setup = `
 	CREATE TABLE outbox (seq bigserial PRIMARY KEY, id uuid NOT NULL DEFAULT gen_random_uuid(), aggregatetype text NOT NULL, aggregateid text NOT NULL, type text NOT NULL, payload jsonb);
 	CREATE TABLE other (n int PRIMARY KEY, pad text);
@@ -49,8 +49,10 @@ const setup = `
 	BEGIN
 		WHILE i <= n LOOP
 			INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-			SELECT CASE types WHEN 0 THEN 'order' ELSE (k % types)::text END, 'order-' || k % 1000, 'created', jsonb_build_object('n', k, 'pad',
-				(SELECT left(string_agg(encode(sha384((k || '-' || part)::text::bytea), 'base64'), ''), bytes - 20) FROM generate_series(1, (bytes + 43) / 64) part))
+			SELECT CASE types WHEN 0 THEN 'order' ELSE (k % types)::text END, 'order-' || k % 1000, 'created', format(
+				'{"n": %s, "orderId": "%s", "customerId": %s, "currency": "EUR", "lines": [%s]}', k, gen_random_uuid(), 100000 + (random() * 900000)::int,
+				(SELECT string_agg(format('{"sku": "SKU-%s", "quantity": %s, "unitPrice": %s}', 100000 + (random() * 900000)::int, 1 + (random() * 8)::int, 100 + (random() * 899)::int), ', ')
+					FROM generate_series(1, (bytes - 125) / 55) WHERE k > 0))::jsonb
 			FROM generate_series(i, least(i + batch - 1, n)) k;
 			COMMIT;
 			i := i + batch;

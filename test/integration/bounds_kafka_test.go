@@ -41,7 +41,7 @@ func TestBoundsKafkaAway(t *testing.T) {
 		after := p.Resources(t, s.admin)
 		_, reason := s.ready()
 		fmt.Printf("FIGURES bounds, Kafka %s for %s: not ready because %q; from %s to %s\n", o.name, away, reason, full, after)
-		steady(t, "while Kafka was "+o.name, full, after)
+		steady(t, "while Kafka was "+o.name, full, s.resources(p))
 		must(t, o.end())
 		s.isReady(time.Minute)
 	}
@@ -139,7 +139,7 @@ func TestBoundsStuckPartition(t *testing.T) {
 			others := s.offsets() - 1000
 			full := p.Resources(t, s.admin)
 			s.staysAway(p, sized(3*time.Second, time.Minute))
-			steady(t, "while a partition was stuck", full, p.Resources(t, s.admin))
+			steady(t, "while a partition was stuck", full, s.resources(p))
 			if got := s.offsets() - 1000; got != others || others < n/20 {
 				t.Errorf("%d events went on beside the stuck partition and %d later, want many and then none", others, got)
 			}
@@ -209,7 +209,7 @@ func TestBoundsTopics(t *testing.T) {
 			known := p.Resources(t, s.admin)
 			s.exec(insert, 5*n+1, 20*n, n)
 			s.caughtUpEvery(time.Second, 10*time.Minute)
-			steady(t, "with all topics known", known, p.Resources(t, s.admin))
+			steady(t, "with all topics known", known, s.resources(p))
 			what := fmt.Sprintf("%d topics of 4 partitions (%s): all met after %.1f s, then %s", c.topics, c.name, first.Seconds(), known)
 			s.bounded(p, what, s.ledger(), harness.Check, topics...)
 		})

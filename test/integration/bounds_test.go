@@ -216,12 +216,26 @@ func writePart(ctx context.Context, tx pgx.Tx, writer, round, rows int) error {
 	return err
 }
 
-// steady fails the test if what a process holds has grown from one moment to another.
-func steady(t testing.TB, what string, from, to harness.Resources) {
+// steady fails the test if what a process holds has grown, and stays so: a moment after a
+// burst may hold more.
+func steady(t testing.TB, what string, from harness.Resources, now func() harness.Resources) {
 	t.Helper()
 	const memory, others = 16 << 20, 5 // what a moment may differ by
-	if to.RSS > from.RSS+memory || to.Files > from.Files+others || to.Goroutines > from.Goroutines+others {
-		t.Errorf("%s: grew from %s to %s", what, from, to)
+	var to harness.Resources
+	for deadline := time.Now().Add(15 * time.Second); time.Now().Before(deadline); time.Sleep(time.Second) {
+		to = now()
+		if to.RSS <= from.RSS+memory && to.Files <= from.Files+others && to.Goroutines <= from.Goroutines+others {
+			return
+		}
+	}
+	t.Errorf("%s: grew from %s to %s", what, from, to)
+}
+
+// resources asks for what p holds.
+func (s *stage) resources(p *harness.Process) func() harness.Resources {
+	return func() harness.Resources {
+		s.t.Helper()
+		return p.Resources(s.t, s.admin)
 	}
 }
 

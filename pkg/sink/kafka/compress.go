@@ -24,8 +24,25 @@ func compression(name string) kgo.ProducerOpt {
 	return kgo.ProducerBatchCompression(codecs[name]())
 }
 
+const (
+	// worthwhile is the part of a batch that must be saved, one in so many bytes. What
+	// saves less, as what is encrypted or compressed already, costs more CPU than all else
+	// that is done with an event.
+	worthwhile = 10
+
+	// maxUntried is how many batches are sent as they are, at the most, before one is
+	// compressed again to see whether that has become worthwhile.
+	maxUntried = 64
+)
+
 // lz4Compressor implements [kgo.Compressor].
-type lz4Compressor struct{ writers sync.Pool }
+type lz4Compressor struct {
+	writers sync.Pool
+
+	mu      sync.Mutex
+	untried int // batches that are still to be sent as they are; guarded by mu
+	fails   int // in a row, that were not worthwhile; guarded by mu
+}
 
 func newLZ4() *lz4Compressor {
 	c := new(lz4Compressor)
@@ -38,8 +55,11 @@ func newLZ4() *lz4Compressor {
 	return c
 }
 
-// Compress implements [kgo.Compressor].
+// Compress implements [kgo.Compressor]. A result of nil sends the batch as it is.
 func (c *lz4Compressor) Compress(dst *bytes.Buffer, src []byte, _ ...kgo.CompressFlag) ([]byte, kgo.CompressionCodecType) {
+	if c.skip() {
+		return nil, kgo.CodecNone
+	}
 	w := c.writers.Get().(*lz4.Writer)
 	defer c.writers.Put(w)
 	w.Reset(dst)
@@ -49,5 +69,33 @@ func (c *lz4Compressor) Compress(dst *bytes.Buffer, src []byte, _ ...kgo.Compres
 	if err := w.Close(); err != nil {
 		return nil, kgo.CodecError
 	}
+	c.judge(len(src), dst.Len())
 	return dst.Bytes(), kgo.CodecLz4
 }
+
+// skip reports whether the next batch is not worth a try.
+func (c *lz4Compressor) skip() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.untried == 0 {
+		return false
+	}
+	c.untried--
+	return true
+}
+
+// judge notes what a batch has come to. Small ones say little: they have nothing to repeat.
+func (c *lz4Compressor) judge(before, after int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case before-after >= before/worthwhile:
+		c.fails = 0
+	case before >= minJudged:
+		c.fails++
+		c.untried = min(1<<min(c.fails, 10), maxUntried)
+	}
+}
+
+// minJudged is the size in bytes from which on a batch says something.
+const minJudged = 16 << 10

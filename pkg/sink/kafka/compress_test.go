@@ -36,6 +36,33 @@ func TestLZ4(t *testing.T) {
 	}
 }
 
+// What does not compress is tried ever more seldom, and again as soon as it does.
+func TestLZ4GivesUp(t *testing.T) {
+	c, r := newLZ4(), rand.New(rand.NewPCG(1, 2))
+	random := make([]byte, 64<<10)
+	for i := range random {
+		random[i] = byte(r.Uint32())
+	}
+	text := bytes.Repeat([]byte(`{"order": 1} `), 10_000)
+	tries := func(src []byte, n int) (tried int) {
+		for range n {
+			if got, _ := c.Compress(new(bytes.Buffer), src); got != nil {
+				tried++
+			}
+		}
+		return tried
+	}
+	if got := tries(random, 1000); got < 5 || got > 30 {
+		t.Errorf("1000 batches that do not compress: %d were tried", got)
+	}
+	if got := tries(text, 200); got < 200-maxUntried {
+		t.Errorf("200 batches that compress: %d were", got)
+	}
+	if got := tries(random[:300], 100); got != 100 {
+		t.Errorf("100 small batches: %d were tried, and they say nothing", got)
+	}
+}
+
 func BenchmarkLZ4(b *testing.B) {
 	src := bytes.Repeat([]byte(`{"n": 4711, "pad": "0123456789abcdef"} `), 20_000)
 	own := newLZ4()
