@@ -56,6 +56,18 @@ test-fuzz: ## Fuzz each target for FUZZTIME
 test-integration: ## Run walpost as a process between real servers
 	go test -timeout 30m -v ./test/...
 
+.PHONY: containers
+containers: ## The image, docker-compose.yml and the tests' containers on an engine that it starts; needs root and Debian's docker.io
+	test/docker/try.sh
+
+.PHONY: compat
+compat: ## Compare what walpost publishes with Debezium itself, byte by byte, in all cases
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_COMPAT=all go test -count=1 -timeout 20m -v ./test/compat
+
+.PHONY: compat-record
+compat-record: ## The same, and keep Debezium's answers for the ordinary test
+	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_COMPAT=all WALPOST_TEST_UPDATE=1 go test -count=1 -timeout 20m -v ./test/compat
+
 .PHONY: alerts
 alerts: ## Check the Prometheus rules, and fire each alert; needs promtool
 	./test/alerts.sh

@@ -60,7 +60,10 @@ is partitioned.`,
 }
 
 func purgeConfig(cfg config.Config) purge.Config {
-	p := purge.Config{OlderThan: cfg.Purge.OlderThan, ArchiveDir: cfg.Purge.ArchiveDir, Parquet: cfg.Purge.Archive == config.ArchiveParquet, Pause: 1}
+	p := purge.Config{
+		OlderThan: cfg.Purge.OlderThan, ArchiveDir: cfg.Purge.ArchiveDir, Bucket: cfg.Purge.ArchiveBucket,
+		Parquet: cfg.Purge.Archive == config.ArchiveParquet, Pause: 1,
+	}
 	for _, shard := range cfg.Shards() {
 		p.Slots = append(p.Slots, purge.Slot{Name: shard.Postgres.Slot, Publication: shard.Postgres.Publication})
 	}

@@ -18,6 +18,7 @@ import (
 // and rows are to be on disk before their deletion is committed.
 type archive struct {
 	dir     string
+	bucket  *bucket // where files go once they are whole; nil for nowhere
 	parquet bool
 	stamp   string
 	files   map[string]*os.File
@@ -26,7 +27,7 @@ type archive struct {
 }
 
 // newArchive returns one that writes nothing if there is no folder for it.
-func newArchive(cfg Config) (*archive, error) {
+func newArchive(ctx context.Context, cfg Config) (*archive, error) {
 	a := &archive{
 		dir: cfg.ArchiveDir, parquet: cfg.Parquet, stamp: time.Now().UTC().Format("20060102T150405.000000"),
 		files: map[string]*os.File{}, columns: map[string][]column{},
@@ -37,7 +38,14 @@ func newArchive(cfg Config) (*archive, error) {
 	if info, err := os.Stat(a.dir); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("archive to %s: %w", a.dir, errors.Join(err, errors.New("want a folder")))
 	}
-	return a, nil
+	if cfg.Bucket == "" {
+		return a, nil
+	}
+	var err error
+	if a.bucket, err = openBucket(cfg.Bucket); err == nil {
+		err = a.bucket.check(ctx)
+	}
+	return a, err
 }
 
 // open prepares for rows of a table, which must be there still.
@@ -86,20 +94,32 @@ func syncDir(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// close ends the files. What cannot be written as Parquet is left as JSON lines, and whole.
-func (a *archive) close() error {
-	var errs []error
+// close ends the files, and moves them to the bucket if there is one. What cannot be written
+// as Parquet is left as JSON lines, and whole.
+func (a *archive) close(ctx context.Context) error {
+	var (
+		errs  []error
+		whole []string
+	)
 	for name, f := range a.files {
 		errs = append(errs, f.Close())
-		if !a.parquet {
-			continue
+		file := f.Name()
+		if a.parquet {
+			target, err := toParquet(file, a.columns[name])
+			if err != nil {
+				errs = append(errs, fmt.Errorf("write %s as Parquet, which stays as it is: %w", file, err))
+			} else {
+				file = target
+			}
 		}
-		if err := toParquet(f.Name(), a.columns[name]); err != nil {
-			errs = append(errs, fmt.Errorf("write %s as Parquet, which stays as it is: %w", f.Name(), err))
-		}
+		whole = append(whole, file)
 	}
 	if a.parquet && len(a.files) > 0 {
 		errs = append(errs, syncDir(a.dir))
 	}
-	return errors.Join(errs...)
+	if a.bucket == nil {
+		return errors.Join(errs...)
+	}
+	left, err := strays(a.dir, whole)
+	return errors.Join(append(errs, err, a.bucket.move(ctx, append(whole, left...)))...)
 }

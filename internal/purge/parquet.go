@@ -107,30 +107,32 @@ func timeValue(s string) (parquet.Value, error) {
 const groupBytes = 32 << 20
 
 // toParquet writes a file of JSON lines anew, beside it, and removes it once the new one is on
-// disk. It returns an error, and leaves the old one, if anything goes wrong.
-func toParquet(path string, columns []column) (err error) {
+// disk. It returns the new one's path, or an error, and leaves the old one, if anything goes
+// wrong.
+func toParquet(path string, columns []column) (target string, err error) {
 	in, err := os.Open(path)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() { _ = in.Close() }() // was only read
-	target := strings.TrimSuffix(path, ".ndjson") + ".parquet"
-	out, err := os.OpenFile(target+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	target = strings.TrimSuffix(path, ".ndjson") + ".parquet"
+	part := target + ".part"
+	out, err := os.OpenFile(part, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() {
 		if err != nil {
-			_ = os.Remove(target + ".part")
+			_ = os.Remove(part)
 		}
 	}()
 	if err := errors.Join(writeParquet(out, in, columns), out.Sync(), out.Close()); err != nil {
-		return err
+		return "", err
 	}
-	if err := os.Rename(target+".part", target); err != nil {
-		return err
+	if err := os.Rename(part, target); err != nil {
+		return "", err
 	}
-	return os.Remove(path)
+	return target, os.Remove(path)
 }
 
 func writeParquet(out io.Writer, in io.Reader, columns []column) error {

@@ -29,7 +29,7 @@ func TestParquet(t *testing.T) {
 		{"tags", "text[]"},
 		{"x", "double precision"},
 	}
-	if err := toParquet(path, columns); err != nil {
+	if _, err := toParquet(path, columns); err != nil {
 		t.Fatal(err)
 	}
 	type row struct {
@@ -65,7 +65,7 @@ func TestParquetLeavesWhatItCannotWrite(t *testing.T) {
 	if err := os.WriteFile(path, []byte(`{"at": "0044-03-15T00:00:00+00:00 BC"}`+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := toParquet(path, []column{{"at", "timestamp with time zone"}}); err == nil {
+	if _, err := toParquet(path, []column{{"at", "timestamp with time zone"}}); err == nil {
 		t.Error("a time before Christ was written")
 	}
 	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(left) != 1 || left[0] != path {

@@ -32,7 +32,11 @@ type Config struct {
 	// ArchiveDir is a folder for what is deleted, as files of JSON lines, or of Parquet.
 	// Empty: nothing is archived.
 	ArchiveDir string
-	Parquet    bool
+
+	// Bucket is where the files are moved to when a run ends, s3://bucket/prefix, or empty.
+	// ArchiveDir holds them until then, and what could not be moved.
+	Bucket  string
+	Parquet bool
 
 	// Pause is the time between two batches, as a multiple of what a batch has taken.
 	Pause float64
@@ -87,7 +91,7 @@ func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 		return r, err
 	}
 	r.Before, r.LSN, r.HeldBy = bound.At, bound.End, bound.held
-	archive, err := newArchive(cfg)
+	archive, err := newArchive(ctx, cfg)
 	if err != nil {
 		return r, err
 	}
@@ -95,11 +99,11 @@ func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 		tables, err := cfg.purge(ctx, conn, t, bound, archive)
 		r.add(tables)
 		if err != nil {
-			return r, errors.Join(err, archive.close())
+			return r, errors.Join(err, archive.close(ctx))
 		}
 	}
 	r.Archived = archive.rows
-	return r, archive.close()
+	return r, archive.close(ctx)
 }
 
 func (r *Result) add(tables []TableResult) {
