@@ -28,6 +28,7 @@ const (
 	Partitions  = "004_partitions.sql"
 	Role        = "005_role.sql"
 	Slot        = "006_slot.sql"
+	Emit        = "007_emit.sql"
 )
 
 // Names are the names of the objects. They are raw: quoting is Render's affair.
@@ -36,8 +37,8 @@ type Names struct {
 	// public.outbox.
 	Tables []pgx.Identifier
 
-	// Publication, Role and Slot default to walpost.
-	Publication, Role, Slot string
+	// Publication, Role, Slot and Prefix, that of messages, default to walpost.
+	Publication, Role, Slot, Prefix string
 
 	// Shard is i/K, for a publication of that share of the keys; Key is their column,
 	// which defaults to aggregateid. Empty means all of them.
@@ -70,7 +71,7 @@ func Render(names Names, files ...string) ([]Step, error) {
 		return nil, err
 	}
 	if len(files) == 0 {
-		files = []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot}
+		files = []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot, Emit}
 	}
 	values, steps := names.values(), make([]Step, 0, len(files))
 	for _, file := range files {
@@ -144,6 +145,7 @@ func (n Names) values() map[string]string {
 		"publication":   n.Publication,
 		"role":          n.Role,
 		"slot":          n.Slot,
+		"prefix":        n.Prefix,
 		"partitioned":   n.Partitioned,
 		"shard":         n.Shard,
 		"key":           n.Key,

@@ -57,6 +57,8 @@ func (n Names) objects(file string) []Object {
 		return all
 	case Role:
 		return []Object{named("role", n.Role, `SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)`)}
+	case Emit:
+		return []Object{{"function", "walpost.emit", `SELECT to_regprocedure($1) IS NOT NULL`, "walpost.emit(text,text,text,jsonb)"}}
 	case Slot:
 		return []Object{named("slot", n.Slot, `SELECT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`)}
 	}

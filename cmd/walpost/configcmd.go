@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"io"
+	"os"
 
 	"github.com/spf13/cobra"
 
@@ -9,7 +11,10 @@ import (
 )
 
 func (c *cli) configCommand() *cobra.Command {
-	var example bool
+	var (
+		example  bool
+		debezium string
+	)
 	cmd := &cobra.Command{
 		Use:   "config",
 		Short: "Print the effective configuration, with secrets masked",
@@ -17,6 +22,8 @@ func (c *cli) configCommand() *cobra.Command {
 	}
 	config.AddFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&example, "example", false, "print an example file with every key, its default and what it means")
+	cmd.Flags().StringVar(&debezium, "from-debezium", "", "print a walpost.yaml made of the configuration `FILE` of a Debezium connector, JSON or properties; - reads it from stdin")
+	cmd.MarkFlagsMutuallyExclusive("example", "from-debezium")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if example {
 			text, err := config.Example()
@@ -25,6 +32,9 @@ func (c *cli) configCommand() *cobra.Command {
 			}
 			_, err = c.stdout.Write(text)
 			return err
+		}
+		if debezium != "" {
+			return c.fromDebezium(cmd, debezium)
 		}
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
@@ -41,4 +51,24 @@ func (c *cli) configCommand() *cobra.Command {
 		})
 	}
 	return cmd
+}
+
+// fromDebezium prints what the file means, and what is to be looked at to stderr.
+func (c *cli) fromDebezium(cmd *cobra.Command, file string) error {
+	data, err := os.ReadFile(file)
+	if file == "-" {
+		data, err = io.ReadAll(cmd.InOrStdin())
+	}
+	if err != nil {
+		return &usageError{err}
+	}
+	t, err := config.FromDebezium(data)
+	if err != nil {
+		return &usageError{fmt.Errorf("%s: %w", file, err)}
+	}
+	for _, w := range t.Warnings {
+		_, _ = fmt.Fprintln(c.stderr, "walpost: warning: "+w)
+	}
+	_, err = c.stdout.Write(t.YAML)
+	return err
 }

@@ -99,7 +99,7 @@ func examinePostgres(ctx context.Context, cfg config.Config) ([]inspect.Check, t
 	if err != nil {
 		return []inspect.Check{failedCheck("configuration", err, "")}, 0
 	}
-	source, err := newSource(cfg, router.Columns(), slog.New(slog.DiscardHandler), nil)
+	source, err := newSource(cfg, router, slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		return []inspect.Check{failedCheck("configuration", err, "")}, 0
 	}

@@ -18,6 +18,7 @@ type initOptions struct {
 	role           string
 	partitioned    string
 	shards         int
+	takeOver       string
 }
 
 func (c *cli) initCommand() *cobra.Command {
@@ -32,13 +33,18 @@ SQL instead, for a DBA to read and apply with psql.
 With --partitioned the outbox table is partitioned by created_at, walpost run makes
 partitions ahead, and walpost purge drops those that are old and published as a whole.
 
+With --take-over the slot of another publisher, as Debezium's, which must have stopped,
+becomes walpost's: init looks for its last events in Kafka by their ids, and saves the
+position behind them, so that walpost run goes on with the next one.
+
 Each object is reported as created or exists. The slot waits for every
 transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
   walpost init --print > outbox.sql
   walpost init --no-table --outbox.table app.events
   walpost init --partitioned day --role walpost
-  walpost init --shards 3`,
+  walpost init --shards 3
+  walpost init --take-over debezium --publication dbz_publication`,
 		Args: noArgs,
 	}
 	config.AddFlags(cmd.Flags())
@@ -47,10 +53,17 @@ transaction that is open and has written something, for 30s at most.`,
 	cmd.Flags().StringVar(&opts.role, "role", "", "also create this role, with no more rights than streaming needs")
 	cmd.Flags().StringVar(&opts.partitioned, "partitioned", "", "partition the outbox table by day or week, in UTC")
 	cmd.Flags().IntVar(&opts.shards, "shards", 0, "make a publication and a slot for each of so many shards")
+	cmd.Flags().StringVar(&opts.takeOver, "take-over", "", "go on with this slot where its publisher, which must have stopped, has stopped")
+	cmd.MarkFlagsMutuallyExclusive("take-over", "shards")
+	cmd.MarkFlagsMutuallyExclusive("take-over", "partitioned")
+	cmd.MarkFlagsMutuallyExclusive("take-over", "print")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
+		}
+		if opts.takeOver != "" {
+			return c.takeOver(cmd.Context(), cfg, opts)
 		}
 		if cmd.Flags().Changed("shards") && opts.shards == 0 {
 			return &usageError{wantShards(0)}
@@ -100,6 +113,9 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	if opts.role != "" {
 		add(each[0], sqlfiles.Role)
 	}
+	if cfg.Messages.Prefix != "" {
+		add(each[0], sqlfiles.Emit)
+	}
 	for _, names := range each { // last: from then on the server keeps WAL for us
 		add(names, sqlfiles.Slot)
 	}
@@ -113,7 +129,7 @@ func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	names := sqlfiles.Names{
 		Publication: cfg.Postgres.Publication, Slot: cfg.Postgres.Slot, Role: opts.role,
 		NoFailover: cfg.Postgres.Failover == config.FailoverOff, Shard: cfg.Postgres.Shard.String(), Key: cfg.Outbox.Key,
-		Partitioned: opts.partitioned,
+		Partitioned: opts.partitioned, Prefix: cfg.Messages.Prefix,
 	}
 	for _, t := range cfg.Outbox.Tables {
 		names.Tables = append(names.Tables, pgx.Identifier{t.Schema, t.Name})

@@ -199,7 +199,7 @@ func (c *cli) newReplay(ctx context.Context, cfg config.Config, plan replay.Plan
 		return nil, err
 	}
 	r := &replayRun{plan: plan, log: newLogger(cfg.Log, c.stderr)}
-	sc := sourceConfig(cfg, router.Columns(), r.log, nil)
+	sc := sourceConfig(cfg, router, r.log, nil)
 	sc.Slot = plan.Bookmark
 	if r.source, err = pgsource.NewReplay(pgsource.ReplayConfig{Config: sc, From: plan.From, To: plan.To}); err != nil {
 		return nil, err

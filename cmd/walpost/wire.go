@@ -47,7 +47,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.source, err = newSource(cfg, router.Columns(), log, s.registry); err != nil {
+	if s.source, err = newSource(cfg, router, log, s.registry); err != nil {
 		return nil, err
 	}
 	if s.sink, s.store, err = newDelivery(cfg, log, s.registry); err != nil {
@@ -196,15 +196,19 @@ func (s *service) ready(ctx context.Context) (string, error) {
 func newRouter(o config.Outbox) (*outbox.Router, error) {
 	return outbox.NewRouter(outbox.Config{
 		ID: o.ID, Key: o.Key, Route: o.Route, Payload: o.Payload, Timestamp: o.Timestamp,
-		Place: o.Place, Topic: o.Topic, RouteRegex: o.RouteRegex, PositionHeaders: o.PositionHeaders,
+		Place: o.Place, MissingIgnored: o.PlaceMissing == config.PlaceMissingIgnore,
+		Topic: o.Topic, RouteRegex: o.RouteRegex, PositionHeaders: o.PositionHeaders,
+		KeyFormat: outbox.Format(o.KeyFormat), ValueFormat: outbox.Format(o.ValueFormat),
+		ExpandJSON: o.ExpandJSON, TombstoneOnEmpty: o.TombstoneOnEmpty, SchemaName: o.SchemaName, SchemaVersion: o.SchemaVersion,
+		CloudEvents: o.Headers == config.HeadersCloudEvents, CloudEventsSource: o.CloudEventsSource,
 	})
 }
 
-func newSource(cfg config.Config, columns []string, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
-	return pgsource.New(sourceConfig(cfg, columns, log, reg))
+func newSource(cfg config.Config, router *outbox.Router, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
+	return pgsource.New(sourceConfig(cfg, router, log, reg))
 }
 
-func sourceConfig(cfg config.Config, columns []string, log *slog.Logger, reg prometheus.Registerer) pgsource.Config {
+func sourceConfig(cfg config.Config, router *outbox.Router, log *slog.Logger, reg prometheus.Registerer) pgsource.Config {
 	var tables []pgsource.Table
 	for _, t := range cfg.Outbox.Tables {
 		tables = append(tables, pgsource.Table(t))
@@ -212,7 +216,8 @@ func sourceConfig(cfg config.Config, columns []string, log *slog.Logger, reg pro
 	p := cfg.Postgres
 	return pgsource.Config{
 		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
-		Columns: columns, Binary: outbox.BinarySafe,
+		Columns: router.Columns(), Binary: outbox.BinarySafe, Messages: messages(cfg, router),
+		Describe:    cfg.Outbox.KeyFormat == config.FormatJSONSchema || cfg.Outbox.ValueFormat == config.FormatJSONSchema,
 		Filtered:    p.Shard.Count > 0,
 		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
 		Failover:    pgsource.Failover(p.Failover),
@@ -220,6 +225,16 @@ func sourceConfig(cfg config.Config, columns []string, log *slog.Logger, reg pro
 		MaxTxMemory: int64(cfg.Delivery.MaxTxMemory), SpillDir: cfg.Delivery.SpillDir,
 		Registerer: reg, Logger: log,
 	}
+}
+
+// messages says how messages become events, or nil. Of shards the first reads them.
+func messages(cfg config.Config, router *outbox.Router) *pgsource.Messages {
+	prefix := cfg.Messages.Prefix
+	if prefix == "" || cfg.Postgres.Shard.Index > 0 {
+		return nil
+	}
+	rel := router.MessageRelation(prefix)
+	return &pgsource.Messages{Prefix: prefix, Relation: rel, Values: outbox.MessageValues(rel, cfg.Outbox.Payload)}
 }
 
 // pullAbove makes the setting's word for never the source's.

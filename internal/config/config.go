@@ -16,6 +16,7 @@ import (
 type Config struct {
 	Postgres   Postgres
 	Outbox     Outbox
+	Messages   Messages
 	Kafka      Kafka
 	Delivery   Delivery
 	Checkpoint Checkpoint
@@ -76,13 +77,57 @@ type Outbox struct {
 	// the commit.
 	Timestamp string
 
-	// Place holds column:header[:alias] or column:partition.
-	Place []string
+	// Place holds column:header[:alias], column:envelope[:alias] or column:partition.
+	Place        []string
+	PlaceMissing PlaceMissing
 
 	// Topic and RouteRegex have the syntax of Java, which the router reads.
 	Topic, RouteRegex string
 
+	KeyFormat, ValueFormat       OutboxFormat
+	ExpandJSON, TombstoneOnEmpty bool
+
+	SchemaName    string
+	SchemaVersion string // column, or empty
+
+	Headers           Headers
+	CloudEventsSource string // empty: of the table
+
 	PositionHeaders bool
+}
+
+// OutboxFormat is how a key or a value is written.
+type OutboxFormat string
+
+// The formats.
+const (
+	FormatRaw        OutboxFormat = "raw"
+	FormatJSON       OutboxFormat = "json"
+	FormatJSONSchema OutboxFormat = "json-schema"
+	FormatBinary     OutboxFormat = "binary"
+)
+
+// Headers says which headers a record has beside those that are placed.
+type Headers string
+
+// The headers.
+const (
+	HeadersDebezium    Headers = "debezium"
+	HeadersCloudEvents Headers = "cloudevents"
+)
+
+// PlaceMissing says what a placed column is that a table does not have.
+type PlaceMissing string
+
+// The policies.
+const (
+	PlaceMissingError  PlaceMissing = "error"
+	PlaceMissingIgnore PlaceMissing = "ignore"
+)
+
+// Messages says what is an event beside the rows of the outbox.
+type Messages struct {
+	Prefix string // of pg_logical_emit_message; empty: nothing
 }
 
 // Kafka says where the events go.
@@ -252,6 +297,8 @@ type Purge struct {
 	OlderThan  time.Duration // zero: nothing
 	Archive    Archive       // empty: nothing is archived
 	ArchiveDir string        // an existing folder, with Archive and only then
+
+	ArchiveBucket string // s3://bucket/prefix, or empty
 }
 
 // Archive is a form of what is archived.

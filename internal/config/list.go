@@ -118,7 +118,7 @@ func foldASCII(s string) string {
 	}, s)
 }
 
-const placeHint = "column:header, column:header:alias or column:partition"
+const placeHint = "column:header[:alias], column:envelope[:alias] or column:partition"
 
 // placement reads Debezium's syntax of table.fields.additional.placement.
 var placement = parser[string]{parse: func(s string) (string, error) {
@@ -126,11 +126,9 @@ var placement = parser[string]{parse: func(s string) (string, error) {
 	kind, alias, aliased := strings.Cut(to, ":")
 	ok := column != "" && aliased == (alias != "") && !strings.Contains(alias, ":")
 	switch strings.ToLower(kind) {
-	case "header":
+	case "header", "envelope":
 	case "partition":
 		ok = ok && !aliased
-	case "envelope":
-		return invalid[string](strconv.Quote(s)+" is not in this version, which has only header and partition", placeHint)
 	default:
 		ok = false
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -286,6 +287,15 @@ var newFile = parser[string]{kind: kindText, parse: func(s string) (string, erro
 	}
 	if info, err := os.Stat(s); err == nil && info.IsDir() {
 		return invalid[string](s+" is a folder", "")
+	}
+	return s, nil
+}}
+
+// optionalBucket takes s3://bucket/prefix, or nothing.
+var optionalBucket = parser[string]{kind: kindText, parse: func(s string) (string, error) {
+	u, err := url.Parse(s)
+	if s != "" && (err != nil || u.Scheme != "s3" || u.Host == "" || u.RawQuery != "" || u.User != nil) {
+		return invalid[string](strconv.Quote(s)+" is not a bucket", "s3://bucket or s3://bucket/prefix")
 	}
 	return s, nil
 }}

@@ -139,6 +139,10 @@ var rules = []rule{
 		func(c *Config) bool { return c.Purge.Archive != "" && c.Purge.ArchiveDir == "" },
 	},
 	{
+		"purge.archive_bucket", "purge.archive", noEffectIf, "set purge.archive to ndjson",
+		func(c *Config) bool { return c.Purge.Archive == "" && c.Purge.ArchiveBucket != "" },
+	},
+	{
 		"purge.archive_dir", "purge.archive", noEffectIf, "set purge.archive to ndjson",
 		func(c *Config) bool { return c.Purge.Archive == "" && c.Purge.ArchiveDir != "" },
 	},

@@ -3,6 +3,7 @@ package config
 import (
 	"log/slog"
 	"math"
+	"slices"
 	"time"
 )
 
@@ -14,7 +15,7 @@ const (
 
 // settings are all there are, in the order in which they are shown. A list's
 // default is separated by commas.
-var settings = []setting{
+var settings = slices.Concat([]setting{
 	{
 		Key: "postgres.dsn", Short: "dsn", Means: "libpq's PG* variables",
 		Help:  "Connection string, a URL or keywords. Unix sockets and TLS as libpq has them.",
@@ -72,59 +73,7 @@ var settings = []setting{
 		Help:  "Wait for a slot that is in use and take over when it is free, else exit 1.",
 		field: into(boolean, func(c *Config) *bool { return &c.Postgres.WaitForSlot }),
 	},
-
-	{
-		Key: "outbox.table", Default: "public.outbox",
-		Help:  "Outbox table with its schema, quoted where SQL needs it. A list for several of one shape.",
-		field: into(listOf(1, tableName), func(c *Config) *[]Table { return &c.Outbox.Tables }),
-	},
-	{
-		Key: "outbox.id", Default: "id",
-		Help:  "Column of the event's id, a column's name as it is, without quotes.",
-		field: into(identifier, func(c *Config) *string { return &c.Outbox.ID }),
-	},
-	{
-		Key: "outbox.key", Default: "aggregateid",
-		Help:  "Column of the record's key.",
-		field: into(identifier, func(c *Config) *string { return &c.Outbox.Key }),
-	},
-	{
-		Key: "outbox.route", Default: "aggregatetype",
-		Help:  "Column that the topic is made from.",
-		field: into(identifier, func(c *Config) *string { return &c.Outbox.Route }),
-	},
-	{
-		Key: "outbox.payload", Default: "payload",
-		Help:  "Column of the record's value.",
-		field: into(identifier, func(c *Config) *string { return &c.Outbox.Payload }),
-	},
-	{
-		Key: "outbox.timestamp", Means: "the time of the commit",
-		Help:  "Column of the record's timestamp.",
-		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.Timestamp }),
-	},
-	{
-		Key:   "outbox.place",
-		Help:  "Columns to place, each column:header[:alias] or column:partition.",
-		field: into(listOf(0, placement), func(c *Config) *[]string { return &c.Outbox.Place }),
-	},
-	{
-		Key: "outbox.topic", Default: "outbox.event.${routedByValue}",
-		Help:  "Topic. ${name} and $1 stand for groups of outbox.route_regex.",
-		field: into(required, func(c *Config) *string { return &c.Outbox.Topic }),
-	},
-	{
-		Key: "outbox.route_regex", Default: "(?<routedByValue>.*)",
-		Help:  "Regular expression that the whole value of the outbox.route column is matched with.",
-		field: into(required, func(c *Config) *string { return &c.Outbox.RouteRegex }),
-	},
-	{
-		Key: "outbox.position_headers", Default: "false",
-		Help: "Add the headers walpost-lsn and walpost-seq: the LSN of the commit and the place in the transaction, " +
-			"stable over redelivery.",
-		field: into(boolean, func(c *Config) *bool { return &c.Outbox.PositionHeaders }),
-	},
-
+}, outboxSettings, []setting{
 	{
 		Key: "kafka.brokers", Short: "brokers", Default: "localhost:9092",
 		Help:  "Brokers to learn the cluster from.",
@@ -345,6 +294,12 @@ var settings = []setting{
 		Help:  "Folder for what purge.archive writes.",
 		field: into(existingFolder, func(c *Config) *string { return &c.Purge.ArchiveDir }),
 	},
+	{
+		Key: "purge.archive_bucket", Means: "the files stay in purge.archive_dir",
+		Help: "Bucket of a store that speaks S3, as s3://bucket/prefix, to which a purge moves its files when it ends. " +
+			"Credentials, region and endpoint are those of the AWS_* variables.",
+		field: into(optionalBucket, func(c *Config) *string { return &c.Purge.ArchiveBucket }),
+	},
 
 	{
 		Key: "admin.listen", Default: "127.0.0.1:9187",
@@ -372,4 +327,4 @@ var settings = []setting{
 		Help:  "How a line is written.",
 		field: into(oneOf(LogText, LogJSON), func(c *Config) *LogFormat { return &c.Log.Format }),
 	},
-}
+})

@@ -43,6 +43,9 @@ type ConnectConfig struct {
 	// Connector are the connector's properties, with its name and class.
 	Connector map[string]string
 
+	// Others are more connectors of the same worker, each with a name of its own.
+	Others []map[string]string
+
 	// Offsets are what the worker knows of an earlier one: see ConnectServer.Offsets.
 	Offsets []byte
 
@@ -54,8 +57,8 @@ type ConnectConfig struct {
 	StartTimeout time.Duration
 }
 
-// ConnectServer is a standalone worker of Kafka Connect with one connector. Its methods
-// are for one goroutine at a time.
+// ConnectServer is a standalone worker of Kafka Connect. Its methods are for one goroutine
+// at a time.
 type ConnectServer struct {
 	// Started is when the worker's process was started.
 	Started time.Time
@@ -65,6 +68,7 @@ type ConnectServer struct {
 	dir     string
 	rest    int // port
 	name    string
+	others  []string // names
 }
 
 // StartConnect starts a worker and does not wait until it answers: see Wait. The caller
@@ -132,6 +136,12 @@ func (s *ConnectServer) launch(ctx context.Context, d distribution, cfg ConnectC
 	connector := maps.Clone(cfg.Connector)
 	connector["name"] = s.name
 	files := map[string]map[string]string{"worker.properties": worker, "connector.properties": connector}
+	paths := []string{filepath.Join(s.dir, "worker.properties"), filepath.Join(s.dir, "connector.properties")}
+	for i, other := range cfg.Others {
+		file := fmt.Sprintf("connector%d.properties", i+1)
+		files[file] = other
+		paths, s.others = append(paths, filepath.Join(s.dir, file)), append(s.others, other["name"])
+	}
 	for name, properties := range files {
 		if err := writeProperties(filepath.Join(s.dir, name), properties); err != nil {
 			return err
@@ -146,10 +156,10 @@ func (s *ConnectServer) launch(ctx context.Context, d distribution, cfg ConnectC
 	if err != nil {
 		return err
 	}
-	args := []string{
+	args := append([]string{
 		"-Dlog4j2.configurationFile=" + d.path(logConfigFile), "-Dwalpost.log=" + s.LogFile(), "-cp", strings.TrimSpace(string(classpath)),
-		"org.apache.kafka.connect.cli.ConnectStandalone", filepath.Join(s.dir, "worker.properties"), filepath.Join(s.dir, "connector.properties"),
-	}
+		"org.apache.kafka.connect.cli.ConnectStandalone",
+	}, paths...)
 	if cfg.Heap != "" {
 		args = append([]string{"-Xms" + cfg.Heap, "-Xmx" + cfg.Heap}, args...)
 	}
@@ -176,15 +186,24 @@ func (s *ConnectServer) Offsets() ([]byte, error) {
 	return os.ReadFile(filepath.Join(s.dir, "offsets"))
 }
 
-// Wait waits until the connector's task runs. A task that has failed is an error with
+// Wait waits until the connectors' tasks run. A task that has failed is an error with
 // its trace.
 func (s *ConnectServer) Wait(ctx context.Context) error {
+	for _, name := range append([]string{s.name}, s.others...) {
+		if err := s.wait(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *ConnectServer) wait(ctx context.Context, name string) error {
 	var failed error
 	err := poll(ctx, func(ctx context.Context) error {
 		if err := ended(s.process); err != nil {
 			return err
 		}
-		state, err := s.Status(ctx)
+		state, err := s.StatusOf(ctx, name)
 		if state == "FAILED" {
 			failed = err
 			return nil
@@ -192,16 +211,19 @@ func (s *ConnectServer) Wait(ctx context.Context) error {
 		return err
 	})
 	if err = errors.Join(err, failed); err != nil {
-		return fmt.Errorf("wait for the connector: %w; the log ends:\n%s", err, logTail(s.LogFile()))
+		return fmt.Errorf("wait for the connector %s: %w; the log ends:\n%s", name, err, logTail(s.LogFile()))
 	}
 	return nil
 }
 
 // Status returns the state of the connector's task, and an error unless that is RUNNING.
-func (s *ConnectServer) Status(ctx context.Context) (string, error) {
+func (s *ConnectServer) Status(ctx context.Context) (string, error) { return s.StatusOf(ctx, s.name) }
+
+// StatusOf is Status for one of several connectors.
+func (s *ConnectServer) StatusOf(ctx context.Context, name string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/connectors/%s/status", s.rest, s.name), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/connectors/%s/status", s.rest, name), nil)
 	if err != nil {
 		return "", err
 	}

@@ -44,6 +44,10 @@ type Column struct {
 	Name     string
 	Type     uint32 // OID in pg_type
 	Modifier int32  // atttypmod, -1 for none
+
+	// Only where the source was asked for them, which the protocol does not tell:
+	NotNull bool
+	Labels  []string // of an enum, in their order
 }
 
 // Format says how a Value's bytes are to be read. Its constants are the bytes

@@ -34,46 +34,55 @@ const (
 	date
 	timestamp
 	timestamptz
+
+	// Printed in another way, and not read in binary.
+	float4
+	float8
+	numeric // of a fixed scale
+	scaled  // a numeric of none
+	money
+	bits
+	clock      // a time of day
+	zonedClock // with a time zone
+	interval
+	array
 )
 
-// kindOf returns the kind of a type in pg_type. Left out on purpose: "char",
-// whose text form differs between versions of Postgres, and floating-point
-// numbers, of which each printer has its own idea.
-func kindOf(typ uint32) kind {
-	switch typ {
-	case pgtype.TextOID, pgtype.VarcharOID, pgtype.BPCharOID, pgtype.NameOID, pgtype.JSONOID, pgtype.XMLOID:
-		return text
-	case pgtype.JSONBOID:
-		return jsonb
-	case pgtype.BoolOID:
-		return boolean
-	case pgtype.Int2OID:
-		return int2
-	case pgtype.Int4OID:
-		return int4
-	case pgtype.Int8OID:
-		return int8
-	case pgtype.OIDOID:
-		return oid
-	case pgtype.UUIDOID:
-		return uuidType
-	case pgtype.ByteaOID:
-		return bytea
-	case pgtype.DateOID:
-		return date
-	case pgtype.TimestampOID:
-		return timestamp
-	case pgtype.TimestamptzOID:
-		return timestamptz
+var kinds = map[uint32]kind{
+	pgtype.TextOID: text, pgtype.VarcharOID: text, pgtype.BPCharOID: text, pgtype.NameOID: text,
+	pgtype.JSONOID: text, pgtype.XMLOID: text, pgtype.JSONBOID: jsonb,
+	pgtype.BoolOID: boolean, pgtype.Int2OID: int2, pgtype.Int4OID: int4, pgtype.Int8OID: int8, pgtype.OIDOID: oid,
+	pgtype.UUIDOID: uuidType, pgtype.ByteaOID: bytea,
+	pgtype.DateOID: date, pgtype.TimestampOID: timestamp, pgtype.TimestamptzOID: timestamptz,
+	pgtype.TimeOID: clock, pgtype.TimetzOID: zonedClock, pgtype.IntervalOID: interval,
+	pgtype.Float4OID: float4, pgtype.Float8OID: float8, pgtype.NumericOID: scaled, moneyOID: money,
+	pgtype.BitOID: bits, pgtype.VarbitOID: bits,
+}
+
+// moneyOID is pg_type's number of money, which the driver has no name for.
+const moneyOID = 790
+
+// kindOf returns the kind of a type in pg_type. Left out on purpose: "char", whose text
+// form differs between versions of Postgres.
+func kindOf(typ uint32, modifier int32) kind {
+	k := kinds[typ]
+	switch {
+	case k == scaled && modifier >= 0:
+		return numeric
+	case elementOf(typ) != 0:
+		return array
 	}
-	return other
+	return k
 }
 
 // BinarySafe reports whether a [Router] makes the same bytes of the binary form
 // of a type in pg_type as of its text form. A source may ask for binary values
 // only if it holds for every published column that the router reads; to ask for
 // all columns of the table is simpler, and safe.
-func BinarySafe(typ uint32) bool { return kindOf(typ) != other }
+func BinarySafe(typ uint32) bool {
+	k := kindOf(typ, -1)
+	return k != other && k <= timestamptz
+}
 
 // column is a column of a relation, and how it is printed.
 type column struct {
@@ -81,12 +90,28 @@ type column struct {
 	kind     kind
 	verbatim bool // what is printed is the text form
 	modifier int32
-	base64   bool // print bytea in base64, else as it is
+	form     form
+	element  *column // of an array, in JSON
 }
 
-func newColumn(index int, c cdc.Column) column {
-	k := kindOf(c.Type)
-	return column{index: index, kind: k, verbatim: k < boolean, modifier: c.Modifier}
+// form is where a column goes, which some types are printed by.
+type form byte
+
+const (
+	rawForm    form = iota // a key or a value
+	headerForm             // as SimpleHeaderConverter does
+	jsonForm               // as JsonConverter does
+)
+
+func newColumn(index int, c cdc.Column, f form) column {
+	k := kindOf(c.Type, c.Modifier)
+	col := column{index: index, kind: k, modifier: c.Modifier, form: f}
+	col.verbatim = f != jsonForm && k < boolean || f == rawForm && (k == scaled || k == array)
+	if k == array {
+		element := newColumn(index, cdc.Column{Type: elementOf(c.Type), Modifier: c.Modifier}, f)
+		col.element = &element
+	}
+	return col
 }
 
 // maxPrinted is the length of the longest value that is not a copy of its data:
@@ -96,8 +121,11 @@ const maxPrinted = 36
 // bound returns what append will append at most.
 func (c *column) bound(v *cdc.Value) int {
 	n := len(v.Data)
-	if c.base64 {
+	if c.form != rawForm && c.kind == bytea {
 		n += base64.StdEncoding.EncodedLen(n)
+	}
+	if c.kind > timestamptz { // the longest that JSON makes of a character, and what is around it
+		n = 6*n + len(`{"scale":-2147483648,"value":""}`)
 	}
 	return max(n, maxPrinted)
 }
@@ -106,10 +134,23 @@ var errUnchanged = errors.New("the value of an inserted row is marked as unchang
 
 // append appends the value as Debezium prints it. v must not be NULL.
 func (c *column) append(dst []byte, v *cdc.Value) ([]byte, error) {
+	if c.form == jsonForm {
+		return c.appendJSON(dst, v)
+	}
 	if c.verbatim && v.Format == cdc.Text || c.kind == text {
 		return append(dst, v.Data...), nil
 	}
+	return c.print(dst, v)
+}
+
+// print appends the value as text.
+func (c *column) print(dst []byte, v *cdc.Value) ([]byte, error) {
+	if c.kind > timestamptz {
+		return c.printText(dst, v)
+	}
 	switch c.kind {
+	case text:
+		return append(dst, v.Data...), nil
 	case bytea:
 		return c.appendBytea(dst, v)
 	case date:
@@ -124,7 +165,50 @@ func (c *column) append(dst []byte, v *cdc.Value) ([]byte, error) {
 	case boolean:
 		return appendBool(dst, v)
 	}
+	if v.Format == cdc.Text {
+		return append(dst, v.Data...), nil
+	}
 	return c.appendBinary(dst, v.Data)
+}
+
+// printText appends the value of a type that is read as text only.
+func (c *column) printText(dst []byte, v *cdc.Value) ([]byte, error) {
+	if v.Format != cdc.Text {
+		return dst, errBinary
+	}
+	switch c.kind {
+	case float4:
+		return appendJavaFloat(dst, v.Data, 32)
+	case float8:
+		return appendJavaFloat(dst, v.Data, 64)
+	case money:
+		return appendMoney(dst, v.Data)
+	case scaled:
+		return appendScaledDecimal(dst, v.Data)
+	case bits:
+		if c.modifier == 1 {
+			return append(dst, printedBool(len(v.Data) > 0 && v.Data[0] == '1')...), nil
+		}
+		return base64.StdEncoding.AppendEncode(dst, bitBytes(v.Data)), nil
+	case clock:
+		return appendClock(dst, v.Data, c.modifier)
+	case zonedClock:
+		return appendZonedClock(dst, v.Data)
+	case interval:
+		return appendInterval(dst, v.Data)
+	case array:
+		return c.appendArray(dst, v.Data)
+	}
+	return append(dst, v.Data...), nil // a numeric
+}
+
+var errBinary = errors.New("the binary form of the type is not known")
+
+func printedBool(b bool) string {
+	if b {
+		return "true"
+	}
+	return "false"
 }
 
 // appendBinary appends the text form of data.
@@ -145,7 +229,7 @@ func (c *column) appendBinary(dst, data []byte) ([]byte, error) {
 	case c.kind == jsonb:
 		return dst, errors.New("the binary form of jsonb is not of version 1")
 	case c.kind == other:
-		return dst, errors.New("the binary form of the type is not known")
+		return dst, errBinary
 	}
 	return dst, errNotBinary
 }
@@ -170,12 +254,12 @@ func appendBool(dst []byte, v *cdc.Value) ([]byte, error) {
 
 // appendBytea appends the bytes, or base64 of them.
 func (c *column) appendBytea(dst []byte, v *cdc.Value) ([]byte, error) {
-	if c.base64 && v.Format == cdc.Binary {
+	if c.form == headerForm && v.Format == cdc.Binary {
 		return base64.StdEncoding.AppendEncode(dst, v.Data), nil
 	}
 	start := len(dst)
 	dst, err := appendBytes(dst, v)
-	if err != nil || !c.base64 {
+	if err != nil || c.form != headerForm {
 		return dst, err
 	}
 	end := len(dst)

@@ -3,6 +3,7 @@ package outbox
 import (
 	"cmp"
 	"errors"
+	"slices"
 )
 
 // Config holds a router's settings. Column names are raw: as the catalog has
@@ -26,8 +27,14 @@ type Config struct {
 	Timestamp string
 
 	// Place lists further columns in Debezium's syntax:
-	// column:header[:alias] or column:partition. None by default.
+	// column:header[:alias], column:envelope[:alias] or column:partition. None by
+	// default. With an envelope the value is an object of the payload and the columns
+	// that are placed there, which ValueFormat must be JSON for.
 	Place []string
+
+	// MissingIgnored leaves placed columns out that a table does not have. By default
+	// each of its rows is poison.
+	MissingIgnored bool
 
 	// Topic is the topic, in which ${name} and $1 stand for what the groups
 	// of RouteRegex matched, and a backslash makes the next character
@@ -39,6 +46,31 @@ type Config struct {
 	// the value with the first match replaced by Topic, which is searched
 	// anew as Debezium does. Defaults to (?<routedByValue>.*).
 	RouteRegex string
+
+	// KeyFormat and ValueFormat default to FormatRaw.
+	KeyFormat, ValueFormat Format
+
+	// ExpandJSON writes a payload that is text with a JSON object or array as that, and
+	// not as a string. ValueFormat must be FormatJSON.
+	ExpandJSON bool
+
+	// TombstoneOnEmpty writes a null value for a payload that is NULL or blank.
+	TombstoneOnEmpty bool
+
+	// SchemaName begins the name of an envelope's schema, as Debezium's topic.prefix
+	// does: <name>.<schema>.<table>.<route>.Value. Defaults to walpost.
+	SchemaName string
+
+	// SchemaVersion is the column of the version of an envelope's schema, an integer.
+	// None by default.
+	SchemaVersion string
+
+	// CloudEvents adds the headers of CloudEvents 1.0 in binary mode, behind those that are
+	// placed: ce_type is the column type, ce_time the record's time.
+	CloudEvents bool
+
+	// CloudEventsSource is ce_source. Defaults to /schema/table.
+	CloudEventsSource string
 
 	// PositionHeaders adds two headers behind all others: walpost-lsn, the LSN
 	// of the transaction's commit as Postgres prints it, and walpost-seq, the
@@ -54,6 +86,8 @@ func (c Config) withDefaults() Config {
 	c.Payload = cmp.Or(c.Payload, DefaultPayload)
 	c.Topic = cmp.Or(c.Topic, DefaultTopic)
 	c.RouteRegex = cmp.Or(c.RouteRegex, DefaultRouteRegex)
+	c.KeyFormat, c.ValueFormat = cmp.Or(c.KeyFormat, FormatRaw), cmp.Or(c.ValueFormat, FormatRaw)
+	c.SchemaName = cmp.Or(c.SchemaName, DefaultSchemaName)
 	return c
 }
 
@@ -70,5 +104,22 @@ func (c Config) validate() (settings, error) {
 	places, placeErrs := parsePlacements(c.Place)
 	topics, topicErr := newTopics(c.RouteRegex, c.Topic)
 	s.places, s.topics = places, topics
-	return s, errors.Join(append(placeErrs, topicErr)...)
+	return s, errors.Join(append(placeErrs, topicErr, c.KeyFormat.check("key_format"), c.ValueFormat.check("value_format"), s.checkEnvelope())...)
+}
+
+// checkEnvelope refuses what only a value in JSON can be.
+func (s *settings) checkEnvelope() error {
+	envelope := slices.ContainsFunc(s.places, func(p placement) bool { return p.envelope })
+	switch {
+	case envelope && !s.ValueFormat.isJSON():
+		return problem("place", "set outbox.value_format to json or json-schema, or place the column in a header",
+			"an envelope needs a value in JSON, and outbox.value_format is %s", s.ValueFormat)
+	case s.ExpandJSON && s.ValueFormat != FormatJSON:
+		return problem("expand_json", "set outbox.value_format to json",
+			"only a value in JSON without a schema can hold it, and outbox.value_format is %s", s.ValueFormat)
+	case s.SchemaVersion != "" && (!envelope || s.ValueFormat != FormatJSONSchema):
+		return problem("schema_version", "leave it out",
+			"only an envelope in json-schema has a schema with a version")
+	}
+	return nil
 }

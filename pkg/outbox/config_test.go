@@ -19,7 +19,7 @@ func TestNewRouterJoinsProblems(t *testing.T) {
 	}
 	for _, want := range []string{
 		`outbox.place: "a:footer": unknown place "footer"`,
-		`outbox.place: "b:envelope:c": the envelope is not supported yet`,
+		`outbox.place: an envelope needs a value in JSON, and outbox.value_format is raw`,
 		`outbox.place: "q:partition": another column is the partition already`,
 		`outbox.place: "r:partition:s": a partition takes no alias`,
 		`outbox.place: "x": want two or three parts`,

@@ -22,4 +22,5 @@ const (
 	DefaultType       = "type"
 	DefaultTopic      = "outbox.event.${routedByValue}"
 	DefaultRouteRegex = "(?<routedByValue>.*)"
+	DefaultSchemaName = "walpost"
 )

@@ -12,18 +12,20 @@ import (
 // outbox event router.
 //
 // The key, the placed headers and the route are printed as Debezium prints
-// them: numbers in decimal, booleans as true and false, dates in days and
-// timestamps in microseconds since 1970 (milliseconds if the type keeps at most
-// three digits of a second), timestamptz as in 2024-02-29T07:04:56.789012Z,
-// bytea in base64 in a header and raw elsewhere. All other types, and domains,
-// are printed as Postgres does. The payload follows the same rules; text, json,
-// jsonb and bytea are passed on untouched, and NULL is a null value.
+// them: numbers in decimal, floating-point ones as Java does, booleans as true and false,
+// dates in days and timestamps in microseconds since 1970 (milliseconds if the type keeps
+// at most three digits of a second), timestamptz as in 2024-02-29T07:04:56.789012Z,
+// intervals and times of day in microseconds, bytea and bit strings in base64 in a header,
+// bytea raw elsewhere, arrays and numerics of no fixed scale as JSON in a header. All other
+// types, and domains, are printed as Postgres does. The payload follows the same rules;
+// text, json, jsonb and bytea are passed on untouched, and NULL is a null value.
 //
 // A Router is for one goroutine.
 type Router struct {
 	settings settings
 	plans    map[uint32]*plan // by the relation's OID
 	route    []byte           // the value at hand; used again
+	written  []byte           // a key and a value in another format than raw; used again
 }
 
 // maxPlans bounds the relations that are remembered: partitions come and go.
@@ -44,11 +46,18 @@ func NewRouter(cfg Config) (*Router, error) {
 func (r *Router) Columns() []string {
 	s := &r.settings
 	names := []string{s.ID, s.Key, s.Route, s.Payload}
-	if s.Timestamp != "" {
-		names = append(names, s.Timestamp)
+	for _, name := range []string{s.Timestamp, s.SchemaVersion} {
+		if name != "" {
+			names = append(names, name)
+		}
+	}
+	if s.CloudEvents {
+		names = append(names, DefaultType)
 	}
 	for _, p := range s.places {
-		names = append(names, p.column)
+		if !s.MissingIgnored {
+			names = append(names, p.column)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names)
@@ -121,10 +130,19 @@ func (r *Router) fill(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 	if err := setPartition(rec, p, ev); err != nil {
 		return err
 	}
-	// What is appended below must not move the buffer.
-	rec.Buf = slices.Grow(rec.Buf[:0], p.bound(ev)+maxPosition)
-	if err := setBytes(rec, p, ev); err != nil {
+	key, value, err := r.write(p, ev)
+	if err != nil {
 		return err
+	}
+	// What is appended below must not move the buffer.
+	rec.Buf = slices.Grow(rec.Buf[:0], p.bound(ev)+len(key)+len(value)+maxPosition)
+	if err := r.setBytes(rec, p, ev, key, value); err != nil {
+		return err
+	}
+	if p.ce != nil {
+		if err := p.addCloudEvent(rec, ev); err != nil {
+			return err
+		}
 	}
 	if r.settings.PositionHeaders {
 		addPosition(rec, ev)
@@ -177,12 +195,40 @@ func setPartition(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 	return nil
 }
 
-// setBytes prints the columns into the record's buffer, which is large enough.
-func setBytes(rec *cdc.Record, p *plan, ev *cdc.Event) (err error) {
+// write makes the key and the value in r.written, where their formats are not raw. They
+// are nil else, and until the next row.
+func (r *Router) write(p *plan, ev *cdc.Event) (key, value []byte, err error) {
+	r.written = r.written[:0]
+	if r.settings.KeyFormat.isJSON() && ev.Values[p.key.index].Format != cdc.Null {
+		if r.written, err = p.appendKey(r.written, ev); err != nil {
+			return nil, nil, err
+		}
+		key = r.written
+	}
+	if r.settings.ValueFormat.isJSON() && !r.isTombstone(p, ev) {
+		start := len(r.written)
+		if r.written, err = p.appendValue(r.written, r.route, ev); err != nil {
+			return nil, nil, err
+		}
+		value = r.written[start:]
+	}
+	return key, value, nil
+}
+
+// isTombstone reports whether the value is null whatever the format.
+func (r *Router) isTombstone(p *plan, ev *cdc.Event) bool {
+	return r.settings.TombstoneOnEmpty && p.isEmpty(ev)
+}
+
+// setBytes prints the columns into the record's buffer, which is large enough, and copies
+// there what write has made.
+func (r *Router) setBytes(rec *cdc.Record, p *plan, ev *cdc.Event, key, value []byte) (err error) {
 	if rec.ID, err = p.print(rec, &p.id, ev, cdc.PoisonRow); err != nil {
 		return err
 	}
-	if rec.Key, err = p.print(rec, &p.key, ev, cdc.PoisonKey); err != nil {
+	if key != nil {
+		rec.Key = keep(rec, key)
+	} else if rec.Key, err = p.print(rec, &p.key, ev, cdc.PoisonKey); err != nil {
 		return err
 	}
 	if rec.Key == nil {
@@ -197,8 +243,22 @@ func setBytes(rec *cdc.Record, p *plan, ev *cdc.Event) (err error) {
 		}
 		rec.Headers = append(rec.Headers, cdc.Header{Key: h.name, Value: value})
 	}
-	rec.Value, err = p.print(rec, &p.payload, ev, cdc.PoisonRow)
+	switch {
+	case value != nil:
+		rec.Value = keep(rec, value)
+	case r.isTombstone(p, ev):
+		rec.Value = nil
+	default:
+		rec.Value, err = p.print(rec, &p.payload, ev, cdc.PoisonRow)
+	}
 	return err
+}
+
+// keep copies b into the record's buffer.
+func keep(rec *cdc.Record, b []byte) []byte {
+	start := len(rec.Buf)
+	rec.Buf = append(rec.Buf, b...)
+	return rec.Buf[start:len(rec.Buf):len(rec.Buf)]
 }
 
 // bound returns the most bytes that setBytes appends.
@@ -206,6 +266,9 @@ func (p *plan) bound(ev *cdc.Event) int {
 	n := p.id.bound(&ev.Values[p.id.index]) + p.key.bound(&ev.Values[p.key.index]) + p.payload.bound(&ev.Values[p.payload.index])
 	for i := range p.headers {
 		n += p.headers[i].bound(&ev.Values[p.headers[i].index])
+	}
+	if p.ce != nil {
+		n += p.ce.typ.bound(&ev.Values[p.ce.typ.index]) + maxCETime
 	}
 	return n
 }

@@ -61,7 +61,7 @@ func (st *Stream) shouldPull() bool {
 
 // atRest reports whether everything that was begun has been handed over.
 func (in *reader) atRest() bool {
-	return !in.open && !in.dec.InStream() && len(in.pending.txs) == 0
+	return !in.open && !in.loose && !in.dec.InStream() && len(in.pending.txs) == 0
 }
 
 // pull hands over the backlog, and returns nil where the stream has to go on.
@@ -140,8 +140,7 @@ func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller, fetch f
 		}
 		lsn := cdc.LSN(binary.BigEndian.Uint64(frame[1:]))
 		st.seen(lsn)
-		st.idle(h, lsn)
-		return nil
+		return st.idle(h, lsn)
 	})
 	s.abandon()
 	_ = p.conn.Conn().SetReadDeadline(time.Unix(1, 0)) // ends what the goroutine may still wait for

@@ -27,6 +27,10 @@ type reader struct {
 	open  bool    // between Begin and Commit
 	begun bool    // the handler was told of the transaction in event
 	event cdc.Event
+
+	loose   bool        // a message outside of all transactions is handed over, and its end is not known
+	looseAt cdc.LSN     // where it lies
+	values  []cdc.Value // of a message; used again
 }
 
 func (in *reader) close() {
@@ -129,28 +133,35 @@ func (st *Stream) copyData(ctx context.Context, h cdc.Handler, data []byte) erro
 		if err != nil {
 			return err
 		}
-		st.keepalive(h, k)
-		return nil
+		return st.keepalive(h, k)
 	}
 	return fmt.Errorf("unknown message %q from the server", data[0])
 }
 
 // keepalive takes the server's position as idle, but only between transactions.
-func (st *Stream) keepalive(h cdc.Handler, k pgoutput.PrimaryKeepalive) {
+func (st *Stream) keepalive(h cdc.Handler, k pgoutput.PrimaryKeepalive) error {
 	st.seen(k.WALEnd)
 	st.repl.Load().reader.behind = false
-	if !st.in.open && !st.in.dec.InStream() {
-		st.idle(h, k.WALEnd)
-	}
 	if k.ReplyRequested {
 		st.wakeStatus()
 	}
+	if st.in.open || st.in.dec.InStream() {
+		return nil
+	}
+	return st.idle(h, k.WALEnd)
 }
 
 // idle says that everything that committed before lsn has been handed over.
-func (st *Stream) idle(h cdc.Handler, lsn cdc.LSN) {
+func (st *Stream) idle(h cdc.Handler, lsn cdc.LSN) error {
+	if st.in.loose && lsn <= st.in.looseAt {
+		return nil
+	}
+	if err := st.closeLoose(h, lsn); err != nil {
+		return err
+	}
 	st.in.at = max(st.in.at, lsn)
 	h.Idle(lsn)
+	return nil
 }
 
 // seen raises what was received in this session.
@@ -174,7 +185,12 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 	case *pgoutput.Insert:
 		in.event.LSN = x.WALStart
 		return st.insert(ctx, h, m)
+	case *pgoutput.LogicalMessage:
+		return st.logical(ctx, h, m, x.ServerTime)
 	case *pgoutput.Begin:
+		if err := st.closeLoose(h, m.CommitLSN); err != nil {
+			return err
+		}
 		in.event.Transaction, in.open, in.begun = m.Transaction, true, false
 		st.pace(x.ServerTime, m.CommitTime)
 	case *pgoutput.Commit:
@@ -214,13 +230,19 @@ func (st *Stream) insert(ctx context.Context, h cdc.Handler, m *pgoutput.Insert)
 	case len(m.Values) != len(rel.Columns):
 		return fmt.Errorf("insert into %s.%s: %d values for %d columns", rel.Schema, rel.Name, len(m.Values), len(rel.Columns))
 	}
+	return st.event(ctx, h, rel.Relation, m.Values)
+}
+
+// event hands over one row, and before the first of a transaction that.
+func (st *Stream) event(ctx context.Context, h cdc.Handler, rel *cdc.Relation, values []cdc.Value) error {
+	in := &st.in
 	if !in.begun {
 		if err := h.Begin(in.event.Transaction); err != nil {
 			return err
 		}
 		in.begun = true
 	}
-	in.event.Relation, in.event.Values = rel.Relation, m.Values
+	in.event.Relation, in.event.Values = rel, values
 	return h.Insert(ctx, &in.event)
 }
 
@@ -230,8 +252,7 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 	st.in.open = false
 	st.src.metrics.transactions.Inc()
 	if !st.in.begun {
-		st.idle(h, end)
-		return nil
+		return st.idle(h, end)
 	}
 	st.in.begun = false
 	st.in.at = max(st.in.at, end)

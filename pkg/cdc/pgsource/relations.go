@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -21,6 +22,9 @@ type relation struct {
 // One that says nothing new keeps its pointer, and what hangs on it; but a table
 // that is none of ours may have become a partition of the outbox.
 func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
+	if err := st.describe(ctx, rel); err != nil {
+		return err
+	}
 	if old, ok := st.in.relations[rel.OID]; ok && reflect.DeepEqual(old.Relation, rel) {
 		if old.outbox {
 			return nil
@@ -40,6 +44,37 @@ func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
 		}
 	}
 	st.in.relations[rel.OID] = &relation{rel, outbox}
+	return nil
+}
+
+// describe asks the catalog for what the protocol does not tell of columns, as it is now. Of
+// a table that was dropped since it is not known.
+func (st *Stream) describe(ctx context.Context, rel *cdc.Relation) error {
+	if !st.cfg.Describe {
+		return nil
+	}
+	type column struct {
+		Name    string
+		NotNull bool
+		Labels  []string
+	}
+	var columns []column
+	err := st.onCatalog(ctx, func(conn *pgx.Conn) error {
+		rows, err := conn.Query(ctx, `SELECT attname::text, attnotnull, (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = atttypid)
+			FROM pg_attribute WHERE attrelid = $1::bigint::oid AND attnum > 0 AND NOT attisdropped`, int64(rel.OID))
+		if err == nil {
+			columns, err = pgx.CollectRows(rows, pgx.RowToStructByPos[column])
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("look up columns of relation %d: %w", rel.OID, err)
+	}
+	for _, c := range columns {
+		if i := slices.IndexFunc(rel.Columns, func(have cdc.Column) bool { return have.Name == c.Name }); i >= 0 {
+			rel.Columns[i].NotNull, rel.Columns[i].Labels = c.NotNull, c.Labels
+		}
+	}
 	return nil
 }
 

@@ -62,6 +62,13 @@ type Config struct {
 	// Nil means text.
 	Binary func(oid uint32) bool
 
+	// Describe asks the catalog for what [cdc.Column] has beside name and type.
+	Describe bool
+
+	// Messages makes events of messages too. Transactions are then streamed only once
+	// they have committed. Nil reads tables alone.
+	Messages *Messages
+
 	// Filtered says that the publication is known to have a row filter, which is else
 	// warned of.
 	Filtered bool

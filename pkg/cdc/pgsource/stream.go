@@ -156,6 +156,11 @@ func (st *Stream) startReplication(ctx context.Context) error {
 		return err
 	}
 	args := append([]string{"proto_version '2'", "streaming 'on'"}, st.pluginArgs(" ")...)
+	if st.cfg.Messages != nil {
+		// In a stream block a message does not tell its subtransaction: one that was
+		// rolled back could not be left out (logicalrep_write_message).
+		args[1] = "streaming 'off'"
+	}
 	opts := pglogrepl.StartReplicationOptions{Mode: pglogrepl.LogicalReplication, PluginArgs: args}
 	st.sending.Lock()
 	defer st.sending.Unlock()
@@ -181,6 +186,9 @@ func (st *Stream) pluginArgs(between string) []string {
 	args := []string{name("publication_names") + between + literal(pgx.Identifier{st.cfg.Publication}.Sanitize())}
 	if st.binary {
 		args = append(args, name("binary")+between+"'true'")
+	}
+	if st.cfg.Messages != nil {
+		args = append(args, name("messages")+between+"'true'")
 	}
 	return args
 }
