@@ -250,6 +250,7 @@ func TestDeadLetterKinds(t *testing.T) {
 	}
 	g.stop(p)
 	for _, line := range strings.Split(p.Log(), "\n") {
+		_, line, _ = strings.Cut(line, " level=") // a time may hold the same digits
 		if strings.Contains(line, "1.50") || strings.Contains(line, `"k6"`) {
 			t.Errorf("a payload or a key is in the log: %s", line)
 		}
