@@ -37,6 +37,36 @@ func (s *stage) doctor(args ...string) (bad []verdict, code int) {
 	return bad, code
 }
 
+// fault is something that doctor is to find.
+type fault struct {
+	name, check, verdict, text string
+	broken, mended             string
+	args                       []string
+	topic                      map[string]*string // settings of the topic
+}
+
+// faults are all that are made. The role is the one that walpost runs as.
+func faults(role string) []fault {
+	return []fault{
+		{name: "no instance", check: "instance", verdict: "warn", text: "not reached"},
+		{name: "nobody streams", check: "slot", verdict: "warn", text: "nobody streams"},
+		{name: "no publication", check: "server and publication", verdict: "fail", text: "does not exist", args: []string{"--publication", "none"}},
+		{name: "table not published", check: "server and publication", verdict: "fail", text: "outbox", broken: "ALTER PUBLICATION walpost DROP TABLE outbox", mended: "ALTER PUBLICATION walpost ADD TABLE outbox"},
+		{name: "no slot", check: "slot", verdict: "fail", text: "does not exist", args: []string{"--slot", "none"}},
+		{name: "no right", check: "role", verdict: "fail", text: "may not read", broken: "ALTER ROLE " + role + " NOREPLICATION", mended: "ALTER ROLE " + role + " REPLICATION"},
+		{name: "synchronous_commit", check: "commit", verdict: "warn", text: "200 ms", broken: "ALTER ROLE " + role + " SET synchronous_commit = off", mended: "ALTER ROLE " + role + " RESET synchronous_commit"},
+		{name: "another cluster", check: "checkpoint", verdict: "fail", text: "another cluster", broken: "UPDATE walpost.checkpoint SET system_id = system_id + 1", mended: "UPDATE walpost.checkpoint SET system_id = system_id - 1"},
+		{name: "beyond the end", check: "checkpoint", verdict: "fail", text: "beyond the end of WAL", broken: "UPDATE walpost.checkpoint SET lsn = 'FFFF/0'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
+		{name: "slot advanced", check: "checkpoint", verdict: "fail", text: "beyond the saved position", broken: "UPDATE walpost.checkpoint SET lsn = '0/100'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
+		{name: "tables of an earlier version", check: "tables of walpost", verdict: "warn", text: "walpost.replay", broken: "ALTER TABLE walpost.replay RENAME TO replay_away", mended: "ALTER TABLE walpost.replay_away RENAME TO replay"},
+		{name: "no broker", check: "brokers", verdict: "fail", text: "no broker answers", args: []string{"--brokers", "127.0.0.1:1"}},
+		{name: "no topic", check: "topics", verdict: "warn", text: "there is none", args: []string{"--outbox.topic", "none.${routedByValue}"}},
+		{name: "too few replicas", check: "topic settings", verdict: "fail", text: "nothing can be written", topic: map[string]*string{"min.insync.replicas": new("2")}},
+		{name: "compacted", check: "topic settings", verdict: "warn", text: "compacted", topic: map[string]*string{"cleanup.policy": new("compact")}},
+		{name: "no spill folder", check: "spill folder", verdict: "fail", text: "no such file", args: []string{"--delivery.spill_dir", "/proc/self/task"}},
+	}
+}
+
 // Each thing is made wrong in turn, is found with what mends it, and is mended.
 func TestDoctor(t *testing.T) {
 	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
@@ -55,30 +85,7 @@ func TestDoctor(t *testing.T) {
 		t.Fatalf("exit %d, %+v\n%s", code, usual(bad), s.start("doctor").Log())
 	}
 	s.stop(p)
-	role := s.slot
-	for _, c := range []struct {
-		name, check, verdict, text string
-		broken, mended             string
-		args                       []string
-		topic                      map[string]*string // settings of the topic
-	}{
-		{name: "no instance", check: "instance", verdict: "warn", text: "not reached"},
-		{name: "nobody streams", check: "slot", verdict: "warn", text: "nobody streams"},
-		{name: "no publication", check: "server and publication", verdict: "fail", text: "does not exist", args: []string{"--publication", "none"}},
-		{name: "table not published", check: "server and publication", verdict: "fail", text: "outbox", broken: "ALTER PUBLICATION walpost DROP TABLE outbox", mended: "ALTER PUBLICATION walpost ADD TABLE outbox"},
-		{name: "no slot", check: "slot", verdict: "fail", text: "does not exist", args: []string{"--slot", "none"}},
-		{name: "no right", check: "role", verdict: "fail", text: "may not read", broken: "ALTER ROLE " + role + " NOREPLICATION", mended: "ALTER ROLE " + role + " REPLICATION"},
-		{name: "synchronous_commit", check: "commit", verdict: "warn", text: "200 ms", broken: "ALTER ROLE " + role + " SET synchronous_commit = off", mended: "ALTER ROLE " + role + " RESET synchronous_commit"},
-		{name: "another cluster", check: "checkpoint", verdict: "fail", text: "another cluster", broken: "UPDATE walpost.checkpoint SET system_id = system_id + 1", mended: "UPDATE walpost.checkpoint SET system_id = system_id - 1"},
-		{name: "beyond the end", check: "checkpoint", verdict: "fail", text: "beyond the end of WAL", broken: "UPDATE walpost.checkpoint SET lsn = 'FFFF/0'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
-		{name: "slot advanced", check: "checkpoint", verdict: "fail", text: "beyond the saved position", broken: "UPDATE walpost.checkpoint SET lsn = '0/100'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
-		{name: "tables of an earlier version", check: "tables of walpost", verdict: "warn", text: "walpost.replay", broken: "ALTER TABLE walpost.replay RENAME TO replay_away", mended: "ALTER TABLE walpost.replay_away RENAME TO replay"},
-		{name: "no broker", check: "brokers", verdict: "fail", text: "no broker answers", args: []string{"--brokers", "127.0.0.1:1"}},
-		{name: "no topic", check: "topics", verdict: "warn", text: "there is none", args: []string{"--outbox.topic", "none.${routedByValue}"}},
-		{name: "too few replicas", check: "topic settings", verdict: "fail", text: "nothing can be written", topic: map[string]*string{"min.insync.replicas": new("2")}},
-		{name: "compacted", check: "topic settings", verdict: "warn", text: "compacted", topic: map[string]*string{"cleanup.policy": new("compact")}},
-		{name: "no spill folder", check: "spill folder", verdict: "fail", text: "no such file", args: []string{"--delivery.spill_dir", "/proc/self/task"}},
-	} {
+	for _, c := range faults(s.slot) {
 		t.Run(c.name, func(t *testing.T) {
 			args := c.args
 			if c.topic != nil {

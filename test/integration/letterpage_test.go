@@ -72,3 +72,50 @@ func (s *stage) ask(method, path, token, id string) (code int, body string) {
 	}
 	return res.StatusCode, string(data)
 }
+
+// The same by hand: the token is typed, and the buttons are pressed in a real browser.
+func TestDeadLettersByHand(t *testing.T) {
+	chromium := browser(t)
+	g := newGraveyard(t)
+	token := filepath.Join(t.TempDir(), "token")
+	must(t, os.WriteFile(token, []byte("let me\n"), 0o600))
+	g.set("ADMIN_TOKEN_FILE=" + token)
+	p := g.start("run")
+	g.write("k", "dead", tooLarge)
+	g.write("k", "parked", 10)
+	harness.Eventually(t, 30*time.Second, "a dead letter with an event behind it", func() bool {
+		n, _ := harness.Metric(t.Context(), g.admin, "walpost_open_dead_letters")
+		m, _ := harness.Metric(t.Context(), g.admin, "walpost_parked_events")
+		return n == 1 && m == 1
+	})
+	page := harness.OpenPage(t, chromium, "http://"+g.admin+"/")
+	shows := func(what, expression, want string) {
+		t.Helper()
+		got := ""
+		harness.Eventually(t, 30*time.Second, what, func() bool {
+			got = page.Eval(expression)
+			return strings.Contains(got, want)
+		})
+	}
+	const said = `document.getElementById("lettersay").textContent`
+	show := func(token string) {
+		page.Eval(`document.getElementById("token").value = "` + token + `"; document.getElementById("asktoken").requestSubmit()`)
+	}
+	press := func(action string) {
+		page.Eval(`[...document.querySelectorAll("#letters button")].find(b => b.textContent.trim().toLowerCase() === "` + action + `").click()`)
+	}
+	shows("the letters are offered", `String(document.getElementById("letters")?.hidden)`, "false")
+	page.Eval(`document.getElementById("letterbox").open = true; window.confirm = () => true`)
+	show("wrong")
+	shows("a wrong token is refused", said, "token")
+	show("let me")
+	shows("the dead letter", `document.getElementById("letters").textContent`, g.ids["dead"])
+	press("retry")
+	shows("it is still too large", said, "is still dead")
+	press("discard")
+	shows("it is gone, and what was behind it published", said, "1 events published")
+	if got := g.notes(g.topic)["k"]; len(got) != 1 || got[0] != "parked" {
+		t.Errorf("published %v of the key, want what was parked", got)
+	}
+	g.stop(p)
+}
