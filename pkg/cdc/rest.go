@@ -8,7 +8,7 @@ import (
 // restWait is how long a stop waits for the end of the transaction that is being handed
 // over. Most end within it: then nothing has to be remembered of one that was published in
 // part, and another reader of the slot could go on without repeating anything.
-const restWait = 250 * time.Millisecond
+const restWait = 100 * time.Millisecond
 
 // rest ends a stream between two transactions.
 type rest struct {
