@@ -5,6 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/IBM/sarama"
+	"github.com/cloudevents/sdk-go/protocol/kafka_sarama/v2"
+	"github.com/cloudevents/sdk-go/v2/binding"
 	"github.com/jackc/pgx/v5/pgtype"
 )
 
@@ -34,5 +37,26 @@ func TestCloudEvents(t *testing.T) {
 	}
 	if _, err := r.Route(event(cellText("type", pgtype.TextOID, ""))); err == nil || !strings.Contains(err.Error(), "CloudEvents") {
 		t.Errorf("Route() = %v for an event without a type", err)
+	}
+}
+
+// The CloudEvents SDK reads a record as the event that it is.
+func TestCloudEventsSDK(t *testing.T) {
+	rec := route(t, Config{CloudEvents: true, CloudEventsSource: "https://shop.example/orders"},
+		event(cellText("type", pgtype.TextOID, "OrderCreated"), cellText("payload", pgtype.JSONBOID, `{"n": 1}`)))
+	message := &sarama.ConsumerMessage{Topic: rec.Topic, Key: rec.Key, Value: rec.Value}
+	for _, h := range rec.Headers {
+		message.Headers = append(message.Headers, &sarama.RecordHeader{Key: []byte(h.Key), Value: h.Value})
+	}
+	got, err := binding.ToEvent(t.Context(), kafka_sarama.NewMessageFromConsumerMessage(message))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := got.Validate(); err != nil {
+		t.Error(err)
+	}
+	if got.ID() != testID || got.Type() != "OrderCreated" || got.Source() != "https://shop.example/orders" ||
+		got.DataContentType() != "application/json" || string(got.Data()) != `{"n": 1}` || !got.Time().Equal(rec.Timestamp) {
+		t.Errorf("read as %s", got)
 	}
 }
