@@ -24,7 +24,7 @@ func (t *Transactional) acquire(ctx context.Context, key string) (cdc.Checkpoint
 		if err != nil {
 			return cdc.Checkpoint{}, err
 		}
-		open, err := t.leftOpen(ctx, s)
+		open, err := t.leftOpen(ctx, s, found.Topics)
 		if err != nil {
 			return cdc.Checkpoint{}, err
 		}

@@ -144,8 +144,8 @@ func (s *Sink) verify(ctx context.Context) error {
 	case err == nil:
 		v.done(ended)
 	case errors.Is(err, errLeftOpen) || errors.Is(err, errUntold) && ctx.Err() == nil:
+		s.tell() // first: no record may follow that would release what is held
 		s.giveUp(err)
-		s.tell()
 	}
 	return err
 }

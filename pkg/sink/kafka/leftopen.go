@@ -109,13 +109,16 @@ func (f fates) of(p producer) (committed, known bool) {
 }
 
 // leftOpen returns where transactions are open that s, which has just taken the
-// transactional id over and written nothing, has ended.
-func (t *Transactional) leftOpen(ctx context.Context, s *Sink) (all []partial, err error) {
+// transactional id over and written nothing, has ended: in the progress topic, in those that
+// s knows, and in others.
+func (t *Transactional) leftOpen(ctx context.Context, s *Sink, others []string) (all []partial, err error) {
 	all, err = s.earlierIn(ctx, t.cfg.Topic, progressPartition+1)
 	if err != nil {
 		return nil, fmt.Errorf("look for open transactions: %w", err)
 	}
-	for _, name := range s.topics.names() {
+	names := append(s.topics.names(), others...)
+	slices.Sort(names)
+	for _, name := range slices.Compact(names) {
 		if name == t.cfg.Topic {
 			continue
 		}

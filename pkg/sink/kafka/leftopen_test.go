@@ -29,10 +29,18 @@ func savedOnForgetful(t *testing.T) (x *Transactional, addrs []string, topic, pr
 	topic, progress = envtest.CreateTopic(t, addrs, 1, nil), envtest.Name(t)
 	x = acquired(t, newTransactional(t, Config{Brokers: addrs}, progress))
 	put(t, x, new(answers), topic, "1")
-	if err := x.Save(t.Context(), pos(10)); err != nil {
+	saveMarked(t, x, addrs, topic)
+	return x, addrs, topic, progress
+}
+
+// saveMarked saves 10, and waits for the marker: what is written beside a transaction before
+// the marker of the last one confuses the broker.
+func saveMarked(t *testing.T, x *Transactional, addrs []string, topic string) {
+	t.Helper()
+	if err := x.Save(within(t, testTimeout), pos(10)); err != nil {
 		t.Fatal(err)
 	}
-	return x, addrs, topic, progress
+	eventually(t, "the marker is written", func() bool { return stable(t, addrs, topic) })
 }
 
 // writeForgotten writes a record into partition 0 as x, beside its transaction.

@@ -17,7 +17,7 @@ import (
 )
 
 // The progress topic keeps, under the key <system identifier>-<slot>, a JSON
-// object: the checkpoint, and the slot and the owner for people. All is in
+// object: the checkpoint, the topics, and the slot and the owner for people. All is in
 // partition 0, so that a topic that is given more partitions loses nothing.
 const progressPartition = 0
 
@@ -27,8 +27,15 @@ type content struct {
 	Owner string `json:"owner"`
 	cdc.Checkpoint
 
+	// Topics are those that its transaction may have written to, so that the next process
+	// looks there for what brokers have left open. Empty if there were too many.
+	Topics []string `json:"topics,omitempty"`
+
 	key string
 }
+
+// maxTopicsKept bounds the topics in a record.
+const maxTopicsKept = 64
 
 func (c content) record(topic string) (*kgo.Record, error) {
 	value, err := json.Marshal(c)

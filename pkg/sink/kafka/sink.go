@@ -170,8 +170,8 @@ func (s *Sink) feed(ctx context.Context) error {
 
 func (s *Sink) unfeed() { <-s.orphans.feeding }
 
-// Flush implements [cdc.Sink]. It ends the linger of what waits for more. In transactions
-// it ends when the sink has given up, since nothing is sent then.
+// Flush implements [cdc.Sink]. It ends the linger of what waits for more, and in
+// transactions with the sink, which sends nothing once it has given up.
 func (s *Sink) Flush(ctx context.Context) error {
 	if s.txn != nil {
 		var cancel context.CancelFunc
@@ -204,6 +204,7 @@ func (s *Sink) Close() {
 	s.tell() // first, for no record follows that would release what is held
 	s.giveUp(ErrClosed)
 	s.closeClient()
+	s.finishHeld() // of a record that was held in the moment in which another was told of
 	_ = s.budget.wait(context.Background()) // ends: the client has failed what it held
 }
 

@@ -142,8 +142,8 @@ func (s *Sink) meet(ctx context.Context, name string) (*topic, error) {
 		s.cfg.TopicMet(len(s.topics.known))
 	}
 	if f.leftOpen {
+		s.tell() // first, as in Close
 		s.giveUp(errLeftOpen)
-		s.tell()
 		return nil, errLeftOpen
 	}
 	return t, nil
@@ -202,8 +202,8 @@ func (s *Sink) reconsider(ctx context.Context, t *topic, r *cdc.Record, size int
 func (s *Sink) adjust(ctx context.Context, t *topic, f facts) error {
 	if s.txn != nil {
 		t.set(f)
+		s.tell() // first, as in Close
 		s.giveUp(errNewClient)
-		s.tell()
 		return errNewClient
 	}
 	if err := s.Flush(ctx); err != nil {

@@ -253,6 +253,12 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 		}
 		t.open = true
 	}
+	if met := s.topics.names(); len(met) > 0 {
+		next.Topics = met
+		if len(met) > maxTopicsKept {
+			next.Topics = nil
+		}
+	}
 	record, err := next.record(t.cfg.Topic)
 	if err != nil {
 		return err
