@@ -184,6 +184,9 @@ func (c *column) printText(dst []byte, v *cdc.Value) ([]byte, error) {
 	case money:
 		return appendMoney(dst, v.Data)
 	case scaled:
+		if c.form == headerForm && isNaN(v.Data) {
+			return append(dst, v.Data...), nil // Debezium has NULL
+		}
 		return appendScaledDecimal(dst, v.Data)
 	case bits:
 		if c.modifier == 1 {

@@ -17,17 +17,25 @@ func (c *column) appendJSON(dst []byte, v *cdc.Value) ([]byte, error) {
 	switch c.kind {
 	case text:
 		return appendJSONString(dst, v.Data), nil
-	case int2, int4, int8, oid, boolean, timestamp, clock, interval, array, scaled:
+	case int2, int4, int8, oid, boolean, timestamp, clock, interval, array:
+		return c.print(dst, v)
+	case scaled:
+		if c.form == headerForm && isNaN(v.Data) {
+			return appendJSONString(dst, v.Data), nil
+		}
 		return c.print(dst, v)
 	case date:
 		return c.appendJSONDate(dst, v)
 	case float4, float8:
 		return c.appendJSONFloat(dst, v)
 	case numeric:
-		if c.form == headerForm {
-			return append(dst, v.Data...), nil
+		switch {
+		case c.form != headerForm:
+			return appendDecimal(dst, v.Data)
+		case isNaN(v.Data):
+			return appendJSONString(dst, v.Data), nil
 		}
-		return appendDecimal(dst, v.Data)
+		return append(dst, v.Data...), nil
 	case money:
 		return c.appendJSONMoney(dst, v)
 	case bytea:
@@ -38,15 +46,16 @@ func (c *column) appendJSON(dst []byte, v *cdc.Value) ([]byte, error) {
 		}
 		return appendBase64(dst, bitBytes(v.Data)), nil
 	case jsonb:
-		return appendJSONString(dst, jsonbText(v)), nil
+		return appendJSONString(dst, c.document(v)), nil
 	}
 	var small [64]byte
 	printed, err := c.print(small[:0], v)
 	return appendJSONString(dst, printed), err
 }
 
-func jsonbText(v *cdc.Value) []byte {
-	if v.Format == cdc.Binary && len(v.Data) > 0 {
+// document returns the text of a text or jsonb.
+func (c *column) document(v *cdc.Value) []byte {
+	if c.kind == jsonb && v.Format == cdc.Binary && len(v.Data) > 0 {
 		return v.Data[1:]
 	}
 	return v.Data
