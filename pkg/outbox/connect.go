@@ -17,7 +17,7 @@ func (c *column) appendJSON(dst []byte, v *cdc.Value) ([]byte, error) {
 	switch c.kind {
 	case text:
 		return appendJSONString(dst, v.Data), nil
-	case int2, int4, int8, oid, boolean, timestamp, clock, interval, array:
+	case int2, int4, int8, oid, boolean, timestamp, clock, interval, point, array:
 		return c.print(dst, v)
 	case scaled:
 		if c.form == headerForm && isNaN(v.Data) {
@@ -75,13 +75,15 @@ func (c *column) appendJSONDate(dst []byte, v *cdc.Value) ([]byte, error) {
 func (c *column) appendJSONFloat(dst []byte, v *cdc.Value) ([]byte, error) {
 	var small [32]byte
 	printed, err := c.print(small[:0], v)
-	if err != nil {
-		return dst, err
+	return appendPrintedFloat(dst, printed), err
+}
+
+// appendPrintedFloat appends what appendJavaFloat has printed.
+func appendPrintedFloat(dst, printed []byte) []byte {
+	if len(printed) > 0 && !finite(printed) {
+		return appendJSONString(dst, printed)
 	}
-	if !finite(printed) {
-		return appendJSONString(dst, printed), nil
-	}
-	return append(dst, printed...), nil
+	return append(dst, printed...)
 }
 
 func (c *column) appendJSONMoney(dst []byte, v *cdc.Value) ([]byte, error) {
@@ -131,6 +133,8 @@ func (c *column) schemaName(typ uint32) string {
 		return "io.debezium.time.MicroDuration"
 	case scaled:
 		return "io.debezium.data.VariableScaleDecimal"
+	case point:
+		return "io.debezium.data.geometry.Point"
 	case numeric, money:
 		return "org.apache.kafka.connect.data.Decimal"
 	case bits:
@@ -178,7 +182,7 @@ func (c *column) connectType() string {
 		return "bytes"
 	case array:
 		return "array"
-	case scaled:
+	case scaled, point:
 		return "struct"
 	}
 	return "string"
@@ -194,6 +198,9 @@ func (c *column) appendSchema(dst []byte, col cdc.Column, field string) []byte {
 		dst = c.element.appendSchema(append(dst, `,"items":`...), element, "")
 	case scaled:
 		dst = append(dst, `,"fields":[{"type":"int32","optional":false,"field":"scale"},{"type":"bytes","optional":false,"field":"value"}]`...)
+	case point:
+		dst = append(dst, `,"fields":[{"type":"double","optional":false,"field":"x"},{"type":"double","optional":false,"field":"y"},`+
+			`{"type":"bytes","optional":true,"field":"wkb"},{"type":"int32","optional":true,"field":"srid"}]`...)
 	}
 	dst = append(append(dst, `,"optional":`...), printedBool(!col.NotNull)...)
 	name := c.schemaName(col.Type)
@@ -217,6 +224,8 @@ func (c *column) appendParameters(dst []byte) []byte {
 	switch {
 	case c.kind == scaled:
 		dst = append(dst, `,"doc":"Variable scaled decimal"`...)
+	case c.kind == point:
+		dst = append(dst, `,"doc":"Geometry (POINT)"`...)
 	case c.kind == money:
 		dst = append(dst, `,"parameters":{"scale":"2"}`...)
 	case c.kind == numeric:

@@ -215,6 +215,8 @@ var typed = []struct{ typ, sql, differs string }{
 	{"int4range", "'[1,5)'", ""},
 	{"tsrange", `'["2024-01-01 00:00:00","2024-01-02 00:00:00")'`, ""},
 	{"mood", "'happy day'", ""},
+	{"point", "'(1.5,-2)'", ""},
+	{"point", "'(1e20,-0.001)'", ""},
 }
 
 // typedSetup places every type in one place: header or envelope.

@@ -16,6 +16,7 @@ const (
 	byteaText       = "bytea-text"
 	nameType        = "name-type"
 	numericNaN      = "numeric-nan"
+	headerNaN       = "header-nan"
 	dateInfinity    = "date-infinity"
 	timestampRange  = "timestamp-range"
 	numericKey      = "numeric-key"
@@ -86,9 +87,13 @@ func differences() []setup {
 
 // lostValues are placed values that Debezium changes.
 func lostValues(place, format string) setup {
-	placement := "n:" + place + ",n2:" + place + ",d:" + place + ",t:" + place + ",c:" + place
+	placement := strings.ReplaceAll("n:$,n2:$,d:$,t:$,c:$,p:$,f:$", "$", place)
+	notJSON := ""
+	if place == "header" {
+		notJSON = headerNaN
+	}
 	s := setup{
-		name: place + " of lost values " + format, columns: usual + ", n numeric, n2 numeric(12,4), d date, t timestamp, c name",
+		name: place + " of lost values " + format, columns: usual + ", n numeric, n2 numeric(12,4), d date, t timestamp, c name, p point, f float8[]",
 		debezium: merged(converter("key", "raw"), converter("value", format), options("table.fields.additional.placement", placement)),
 		walpost:  []string{"OUTBOX_VALUE_FORMAT=" + format, "OUTBOX_PLACE=" + placement, "DELIVERY_POISON=dead-letter"},
 	}
@@ -100,6 +105,8 @@ func lostValues(place, format string) setup {
 		{"d", "-infinity", dateInfinity},
 		{"t", "294276-12-31 23:59:59.999999", timestampRange},
 		{"c", "Na me", nameType},
+		{"p", "(1e20,NaN)", notJSON},
+		{"f", "{1.5,NaN}", notJSON},
 	} {
 		s.rows = append(s.rows, row{name: v.column + " " + v.sql, values: map[string]string{v.column: "'" + v.sql + "'"}, differs: v.differs})
 	}
