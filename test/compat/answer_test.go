@@ -83,6 +83,9 @@ var address = regexp.MustCompile(`\[B@[0-9a-f]+`)
 
 func toAnswer(r *kgo.Record) (id uuid.UUID, a answer) {
 	a = answer{Topic: r.Topic, Partition: r.Partition, Key: quoted(r.Key), Value: quoted(r.Value)}
+	if r.Key == nil { // any partition
+		a.Partition = -1
+	}
 	if address.Match(r.Key) { // another key, and partition, each time
 		a.Partition, a.Key = -1, quoted(address.ReplaceAll(r.Key, []byte("[B@...")))
 	}
