@@ -67,7 +67,7 @@ var outboxSettings = []setting{
 	},
 	{
 		Key: "outbox.expand_json", Default: "false",
-		Help:  "Write a payload that is a JSON object or array as that, and not as a string. For the format json.",
+		Help:  "Write a payload that is a JSON object or array as that, and not as a string. For the formats json and json-schema.",
 		field: into(boolean, func(c *Config) *bool { return &c.Outbox.ExpandJSON }),
 	},
 	{

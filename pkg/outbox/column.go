@@ -45,6 +45,7 @@ const (
 	clock      // a time of day
 	zonedClock // with a time zone
 	interval
+	point
 	array
 )
 
@@ -56,7 +57,7 @@ var kinds = map[uint32]kind{
 	pgtype.DateOID: date, pgtype.TimestampOID: timestamp, pgtype.TimestamptzOID: timestamptz,
 	pgtype.TimeOID: clock, pgtype.TimetzOID: zonedClock, pgtype.IntervalOID: interval,
 	pgtype.Float4OID: float4, pgtype.Float8OID: float8, pgtype.NumericOID: scaled, moneyOID: money,
-	pgtype.BitOID: bits, pgtype.VarbitOID: bits,
+	pgtype.BitOID: bits, pgtype.VarbitOID: bits, pgtype.PointOID: point,
 }
 
 // moneyOID is pg_type's number of money, which the driver has no name for.
@@ -106,7 +107,7 @@ const (
 func newColumn(index int, c cdc.Column, f form) column {
 	k := kindOf(c.Type, c.Modifier)
 	col := column{index: index, kind: k, modifier: c.Modifier, form: f}
-	col.verbatim = f != jsonForm && k < boolean || f == rawForm && (k == scaled || k == array)
+	col.verbatim = f != jsonForm && k < boolean || f == rawForm && (k == scaled || k == point || k == array)
 	if k == array {
 		element := newColumn(index, cdc.Column{Type: elementOf(c.Type), Modifier: c.Modifier}, f)
 		col.element = &element
@@ -118,6 +119,9 @@ func newColumn(index int, c cdc.Column, f form) column {
 // a uuid.
 const maxPrinted = 36
 
+// maxAround is the length of the longest value of no data: a point of two short numbers.
+const maxAround = 128
+
 // bound returns what append will append at most.
 func (c *column) bound(v *cdc.Value) int {
 	n := len(v.Data)
@@ -125,7 +129,7 @@ func (c *column) bound(v *cdc.Value) int {
 		n += base64.StdEncoding.EncodedLen(n)
 	}
 	if c.kind > timestamptz { // the longest that JSON makes of a character, and what is around it
-		n = 6*n + len(`{"scale":-2147483648,"value":""}`)
+		n = 6*n + maxAround
 	}
 	return max(n, maxPrinted)
 }
@@ -184,6 +188,9 @@ func (c *column) printText(dst []byte, v *cdc.Value) ([]byte, error) {
 	case money:
 		return appendMoney(dst, v.Data)
 	case scaled:
+		if c.form == headerForm && isNaN(v.Data) {
+			return append(dst, v.Data...), nil // Debezium has NULL
+		}
 		return appendScaledDecimal(dst, v.Data)
 	case bits:
 		if c.modifier == 1 {
@@ -196,6 +203,8 @@ func (c *column) printText(dst []byte, v *cdc.Value) ([]byte, error) {
 		return appendZonedClock(dst, v.Data)
 	case interval:
 		return appendInterval(dst, v.Data)
+	case point:
+		return appendPoint(dst, v.Data)
 	case array:
 		return c.appendArray(dst, v.Data)
 	}

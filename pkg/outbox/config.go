@@ -51,7 +51,8 @@ type Config struct {
 	KeyFormat, ValueFormat Format
 
 	// ExpandJSON writes a payload that is text with a JSON object or array as that, and
-	// not as a string. ValueFormat must be FormatJSON.
+	// not as a string. ValueFormat must be JSON. With schemas each document has one of its
+	// own, and one that Kafka Connect has no schema for stays a string.
 	ExpandJSON bool
 
 	// TombstoneOnEmpty writes a null value for a payload that is NULL or blank.
@@ -114,9 +115,9 @@ func (s *settings) checkEnvelope() error {
 	case envelope && !s.ValueFormat.isJSON():
 		return problem("place", "set outbox.value_format to json or json-schema, or place the column in a header",
 			"an envelope needs a value in JSON, and outbox.value_format is %s", s.ValueFormat)
-	case s.ExpandJSON && s.ValueFormat != FormatJSON:
-		return problem("expand_json", "set outbox.value_format to json",
-			"only a value in JSON without a schema can hold it, and outbox.value_format is %s", s.ValueFormat)
+	case s.ExpandJSON && !s.ValueFormat.isJSON():
+		return problem("expand_json", "set outbox.value_format to json or json-schema",
+			"only a value in JSON can hold it, and outbox.value_format is %s", s.ValueFormat)
 	case s.SchemaVersion != "" && (!envelope || s.ValueFormat != FormatJSONSchema):
 		return problem("schema_version", "leave it out",
 			"only an envelope in json-schema has a schema with a version")

@@ -17,17 +17,25 @@ func (c *column) appendJSON(dst []byte, v *cdc.Value) ([]byte, error) {
 	switch c.kind {
 	case text:
 		return appendJSONString(dst, v.Data), nil
-	case int2, int4, int8, oid, boolean, timestamp, clock, interval, array, scaled:
+	case int2, int4, int8, oid, boolean, timestamp, clock, interval, point, array:
+		return c.print(dst, v)
+	case scaled:
+		if c.form == headerForm && isNaN(v.Data) {
+			return appendJSONString(dst, v.Data), nil
+		}
 		return c.print(dst, v)
 	case date:
 		return c.appendJSONDate(dst, v)
 	case float4, float8:
 		return c.appendJSONFloat(dst, v)
 	case numeric:
-		if c.form == headerForm {
-			return append(dst, v.Data...), nil
+		switch {
+		case c.form != headerForm:
+			return appendDecimal(dst, v.Data)
+		case isNaN(v.Data):
+			return appendJSONString(dst, v.Data), nil
 		}
-		return appendDecimal(dst, v.Data)
+		return append(dst, v.Data...), nil
 	case money:
 		return c.appendJSONMoney(dst, v)
 	case bytea:
@@ -38,15 +46,16 @@ func (c *column) appendJSON(dst []byte, v *cdc.Value) ([]byte, error) {
 		}
 		return appendBase64(dst, bitBytes(v.Data)), nil
 	case jsonb:
-		return appendJSONString(dst, jsonbText(v)), nil
+		return appendJSONString(dst, c.document(v)), nil
 	}
 	var small [64]byte
 	printed, err := c.print(small[:0], v)
 	return appendJSONString(dst, printed), err
 }
 
-func jsonbText(v *cdc.Value) []byte {
-	if v.Format == cdc.Binary && len(v.Data) > 0 {
+// document returns the text of a text or jsonb.
+func (c *column) document(v *cdc.Value) []byte {
+	if c.kind == jsonb && v.Format == cdc.Binary && len(v.Data) > 0 {
 		return v.Data[1:]
 	}
 	return v.Data
@@ -66,13 +75,15 @@ func (c *column) appendJSONDate(dst []byte, v *cdc.Value) ([]byte, error) {
 func (c *column) appendJSONFloat(dst []byte, v *cdc.Value) ([]byte, error) {
 	var small [32]byte
 	printed, err := c.print(small[:0], v)
-	if err != nil {
-		return dst, err
+	return appendPrintedFloat(dst, printed), err
+}
+
+// appendPrintedFloat appends what appendJavaFloat has printed.
+func appendPrintedFloat(dst, printed []byte) []byte {
+	if len(printed) > 0 && !finite(printed) {
+		return appendJSONString(dst, printed)
 	}
-	if !finite(printed) {
-		return appendJSONString(dst, printed), nil
-	}
-	return append(dst, printed...), nil
+	return append(dst, printed...)
 }
 
 func (c *column) appendJSONMoney(dst []byte, v *cdc.Value) ([]byte, error) {
@@ -122,6 +133,8 @@ func (c *column) schemaName(typ uint32) string {
 		return "io.debezium.time.MicroDuration"
 	case scaled:
 		return "io.debezium.data.VariableScaleDecimal"
+	case point:
+		return "io.debezium.data.geometry.Point"
 	case numeric, money:
 		return "org.apache.kafka.connect.data.Decimal"
 	case bits:
@@ -169,7 +182,7 @@ func (c *column) connectType() string {
 		return "bytes"
 	case array:
 		return "array"
-	case scaled:
+	case scaled, point:
 		return "struct"
 	}
 	return "string"
@@ -185,6 +198,9 @@ func (c *column) appendSchema(dst []byte, col cdc.Column, field string) []byte {
 		dst = c.element.appendSchema(append(dst, `,"items":`...), element, "")
 	case scaled:
 		dst = append(dst, `,"fields":[{"type":"int32","optional":false,"field":"scale"},{"type":"bytes","optional":false,"field":"value"}]`...)
+	case point:
+		dst = append(dst, `,"fields":[{"type":"double","optional":false,"field":"x"},{"type":"double","optional":false,"field":"y"},`+
+			`{"type":"bytes","optional":true,"field":"wkb"},{"type":"int32","optional":true,"field":"srid"}]`...)
 	}
 	dst = append(append(dst, `,"optional":`...), printedBool(!col.NotNull)...)
 	name := c.schemaName(col.Type)
@@ -208,6 +224,8 @@ func (c *column) appendParameters(dst []byte) []byte {
 	switch {
 	case c.kind == scaled:
 		dst = append(dst, `,"doc":"Variable scaled decimal"`...)
+	case c.kind == point:
+		dst = append(dst, `,"doc":"Geometry (POINT)"`...)
 	case c.kind == money:
 		dst = append(dst, `,"parameters":{"scale":"2"}`...)
 	case c.kind == numeric:

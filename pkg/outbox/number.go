@@ -55,6 +55,9 @@ func finite(printed []byte) bool {
 	return last != 'N' && last != 'y'
 }
 
+// isNaN reports whether a numeric is NaN or an infinity.
+func isNaN(text []byte) bool { return len(text) > 0 && text[len(text)-1] > '9' }
+
 var errNoDecimal = errors.New("the number is infinite or none, which a decimal cannot be")
 
 // parseDecimal splits a numeric into its digits and the number of those behind the point.

@@ -17,8 +17,8 @@ type plan struct {
 	envelope                []header // columns in the value beside the payload
 
 	keyFrame, valueFrame framed
-	version              column // of the envelope's schema; index -1 for none
-	expand               bool
+	version              column      // of the envelope's schema; index -1 for none
+	expand               bool        // the payload, where it is a document
 	ce                   *cloudEvent // nil unless the headers are CloudEvents' too
 
 	// The relation lacks a column, or has it with another type, so that each
@@ -35,7 +35,7 @@ type header struct {
 // compile makes a plan.
 func (s *settings) compile(rel *cdc.Relation) *plan {
 	none := column{index: -1}
-	p := &plan{relation: rel, timestamp: none, partition: none, version: none, expand: s.ExpandJSON}
+	p := &plan{relation: rel, timestamp: none, partition: none, version: none}
 	p.id = p.find("id", s.ID, headerForm)
 	p.key = p.find("key", s.Key, s.KeyFormat.form())
 	p.route = p.find("route", s.Route, rawForm)
@@ -46,6 +46,7 @@ func (s *settings) compile(rel *cdc.Relation) *plan {
 	for _, place := range s.places {
 		p.place(place, s.MissingIgnored)
 	}
+	p.expand = s.ExpandJSON && (p.payload.kind == text || p.payload.kind == jsonb)
 	p.checkBinary("key_format", s.KeyFormat, &p.key)
 	p.checkBinary("value_format", s.ValueFormat, &p.payload)
 	if s.SchemaVersion != "" {
@@ -94,14 +95,16 @@ func (p *plan) frame(s *settings) {
 		p.valueFrame = frame(p.schema(&p.payload, ""))
 		return
 	}
-	schema := append([]byte(`{"type":"struct","fields":[`), p.schema(&p.payload, "payload")...)
+	var behind []byte
 	for i := range p.envelope {
 		e := &p.envelope[i]
-		schema = append(append(schema, ','), p.schema(&e.column, e.name)...)
+		behind = append(append(behind, ','), p.schema(&e.column, e.name)...)
 	}
 	name := appendJSONString(nil, []byte(s.SchemaName+"."+p.relation.Schema+"."+p.relation.Name+"."))
-	schema = append(append(schema, `],"optional":false,"name":`...), name[:len(name)-1]...)
-	p.valueFrame = framed{before: append([]byte(schemaBegin), schema...), after: []byte(`.Value"`)}
+	p.valueFrame = framed{
+		before: append([]byte(schemaBegin), `{"type":"struct","fields":[`...), payload: p.schema(&p.payload, "payload"),
+		behind: append(append(behind, `],"optional":false,"name":`...), name[:len(name)-1]...), after: []byte(`.Value"`),
+	}
 }
 
 func (p *plan) schema(c *column, field string) []byte {

@@ -16,7 +16,7 @@ import (
 // dates in days and timestamps in microseconds since 1970 (milliseconds if the type keeps
 // at most three digits of a second), timestamptz as in 2024-02-29T07:04:56.789012Z,
 // intervals and times of day in microseconds, bytea and bit strings in base64 in a header,
-// bytea raw elsewhere, arrays and numerics of no fixed scale as JSON in a header. All other
+// bytea raw elsewhere, arrays, points and numerics of no fixed scale as JSON in a header. All other
 // types, and domains, are printed as Postgres does. The payload follows the same rules;
 // text, json, jsonb and bytea are passed on untouched, and NULL is a null value.
 //
