@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/sdk/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/internal/admin"
@@ -33,6 +34,7 @@ type service struct {
 	letters  *kafka.Reader // nil without dead letters
 	started  time.Time
 	recent   *admin.Recent
+	spans    *trace.TracerProvider // nil unless spans are wanted
 	pipeline *cdc.Pipeline
 }
 
@@ -61,8 +63,12 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if sink, ok := s.sink.(*kafka.Reopening); ok {
 		reopen = sink.Reopen
 	}
+	sink, store, err := s.traced()
+	if err != nil {
+		return nil, err
+	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
+		Source: s.source, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -98,6 +104,7 @@ func (s *service) close() {
 	if s.letters != nil {
 		s.letters.Close()
 	}
+	s.flushSpans()
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
 	}
