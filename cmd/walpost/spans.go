@@ -13,17 +13,17 @@ import (
 // flushTimeout bounds the wait for the last spans: nothing that was delivered depends on it.
 const flushTimeout = 2 * time.Second
 
-// traced returns the sink and the store for the pipeline: with a span for each record if the
+// traced returns a sink and the store for the pipeline: with a span for each record if the
 // environment asks for that, else as they are.
-func (s *service) traced() (cdc.Sink, cdc.Store, error) {
+func (s *service) traced(inner cdc.Sink) (cdc.Sink, cdc.Store, error) {
 	if !tracing.Enabled(os.Getenv, s.log) {
-		return s.sink, s.store, nil
+		return inner, s.store, nil
 	}
 	var err error
 	if s.spans, err = tracing.NewProvider(context.Background(), readBuildInfo().Version, s.log); err != nil {
 		return nil, nil, err
 	}
-	sink := tracing.NewSink(s.sink, s.spans, s.cfg.Delivery.Guarantee == config.ExactlyOnce)
+	sink := tracing.NewSink(inner, s.spans, s.cfg.Delivery.Guarantee == config.ExactlyOnce)
 	return sink, sink.Store(s.store), nil
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
+	"github.com/walpost/walpost/pkg/sink/schema"
 )
 
 // service is a configured pipeline and what watches it.
@@ -35,6 +36,7 @@ type service struct {
 	started  time.Time
 	recent   *admin.Recent
 	spans    *trace.TracerProvider // nil unless spans are wanted
+	schemas  *schema.Sink          // nil without a schema registry
 	pipeline *cdc.Pipeline
 }
 
@@ -63,7 +65,14 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if sink, ok := s.sink.(*kafka.Reopening); ok {
 		reopen = sink.Reopen
 	}
-	sink, store, err := s.traced()
+	var sink cdc.Sink = s.sink
+	if s.schemas, err = newSchemas(cfg, sink, log); err != nil {
+		return nil, err
+	}
+	if s.schemas != nil {
+		sink = s.schemas
+	}
+	sink, store, err := s.traced(sink)
 	if err != nil {
 		return nil, err
 	}
@@ -193,6 +202,9 @@ func (s *service) ready(ctx context.Context) (string, error) {
 	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
 	if s.letters != nil && (status.State != cdc.Streaming || status.HeldForRetry) { // which goes on once they are read
 		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
+	}
+	if s.schemas != nil {
+		kafkaErr = cmp.Or(s.schemas.Healthy(), kafkaErr)
 	}
 	return admin.Condition{
 		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,
