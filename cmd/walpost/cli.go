@@ -123,7 +123,7 @@ func (c *cli) report(err error) int {
 var poisonHints = map[cdc.PoisonReason]string{
 	cdc.PoisonKey:      "set outbox.key to a column that is never NULL",
 	cdc.PoisonTopic:    "correct outbox.route, outbox.route_regex or outbox.topic",
-	cdc.PoisonRow:      "correct the outbox.* columns, or take the placement out",
+	cdc.PoisonRow:      "correct the outbox.* columns, take the placement out, or register a schema that the payload fits",
 	cdc.PoisonOversize: "raise the topic's max.message.bytes, and kafka.max_message_bytes if it is set",
 	cdc.PoisonRefused:  "change what makes the broker refuse it",
 }

@@ -246,13 +246,17 @@ func (r *replayRun) run(ctx context.Context, cfg config.Config, conn *pgx.Conn) 
 		return err
 	}
 	defer sink.Close()
+	written, err := withSchemas(cfg, sink, r.log)
+	if err != nil {
+		return err
+	}
 	store, err := checkpoint.NewPostgres(checkpoint.PostgresConfig{DSN: cfg.Postgres.ConnString(), Slot: r.plan.Checkpoint()})
 	if err != nil {
 		return err
 	}
 	defer func() { _ = store.Close() }() // all is saved
 	pipeline := cdc.NewPipeline(cdc.Config{
-		Source: r.source, Sink: replay.Sink{Sink: sink, Route: r.route}, Store: store, Route: r.route.Route, Logger: r.log,
+		Source: r.source, Sink: replay.Sink{Sink: written, Route: r.route}, Store: store, Route: r.route.Route, Logger: r.log,
 		DrainTimeout: cfg.Delivery.DrainTimeout, MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
 		RetryInitial: cfg.Delivery.Retry.Initial, RetryMax: cfg.Delivery.Retry.Max,
 	})

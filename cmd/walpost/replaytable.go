@@ -65,7 +65,8 @@ func (c *cli) replayTable(ctx context.Context, cfg config.Config, conn *pgx.Conn
 }
 
 func (c *cli) publishRows(ctx context.Context, cfg config.Config, route *replay.Route, read func(func(*cdc.Event) error) error) error {
-	kc, err := kafkaConfig(cfg, newLogger(cfg.Log, c.stderr), nil)
+	log := newLogger(cfg.Log, c.stderr)
+	kc, err := kafkaConfig(cfg, log, nil)
 	if err != nil {
 		return err
 	}
@@ -74,12 +75,16 @@ func (c *cli) publishRows(ctx context.Context, cfg config.Config, route *replay.
 		return err
 	}
 	defer sink.Close()
+	written, err := withSchemas(cfg, sink, log)
+	if err != nil {
+		return err
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	wctx, unwatch := context.WithCancel(gctx)
 	g.Go(func() error { return sink.Watch(wctx) })
 	g.Go(func() error {
 		defer unwatch()
-		return replay.Publish(gctx, replay.Sink{Sink: sink, Route: route}, route, read)
+		return replay.Publish(gctx, replay.Sink{Sink: written, Route: route}, route, read)
 	})
 	return g.Wait()
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/otel/sdk/trace"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/internal/admin"
@@ -20,6 +21,7 @@ import (
 	"github.com/walpost/walpost/pkg/deadletter"
 	"github.com/walpost/walpost/pkg/outbox"
 	"github.com/walpost/walpost/pkg/sink/kafka"
+	"github.com/walpost/walpost/pkg/sink/schema"
 )
 
 // service is a configured pipeline and what watches it.
@@ -33,6 +35,8 @@ type service struct {
 	letters  *kafka.Reader // nil without dead letters
 	started  time.Time
 	recent   *admin.Recent
+	spans    *trace.TracerProvider // nil unless spans are wanted
+	schemas  *schema.Sink          // nil without a schema registry
 	pipeline *cdc.Pipeline
 }
 
@@ -61,8 +65,19 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if sink, ok := s.sink.(*kafka.Reopening); ok {
 		reopen = sink.Reopen
 	}
+	var sink cdc.Sink = s.sink
+	if s.schemas, err = newSchemas(cfg, sink, log); err != nil {
+		return nil, err
+	}
+	if s.schemas != nil {
+		sink = s.schemas
+	}
+	sink, store, err := s.traced(sink)
+	if err != nil {
+		return nil, err
+	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: s.sink, Store: s.store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
+		Source: s.source, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -98,6 +113,7 @@ func (s *service) close() {
 	if s.letters != nil {
 		s.letters.Close()
 	}
+	s.flushSpans()
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
 	}
@@ -186,6 +202,9 @@ func (s *service) ready(ctx context.Context) (string, error) {
 	status, kafkaErr := s.pipeline.Status(), s.sink.Healthy(ctx)
 	if s.letters != nil && (status.State != cdc.Streaming || status.HeldForRetry) { // which goes on once they are read
 		kafkaErr = cmp.Or(s.letters.Healthy(), kafkaErr)
+	}
+	if s.schemas != nil {
+		kafkaErr = cmp.Or(s.schemas.Healthy(), kafkaErr)
 	}
 	return admin.Condition{
 		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,

@@ -149,6 +149,8 @@ type Kafka struct {
 
 	TLS  TLS
 	SASL SASL
+
+	SchemaRegistry SchemaRegistry
 }
 
 // Compression is a codec for record batches.

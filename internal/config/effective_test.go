@@ -15,7 +15,8 @@ func goTogether(t *testing.T) []string {
 	samples := samples(t)
 	delete(samples, "postgres.dsn_file")        // conflicts with dsn
 	delete(samples, "kafka.sasl.password_file") // conflicts with password
-	delete(samples, "kafka.sasl.token")         // another mechanism
+	delete(samples, "kafka.schema_registry.password_file")
+	delete(samples, "kafka.sasl.token") // another mechanism
 	delete(samples, "kafka.sasl.token_file")
 	delete(samples, "checkpoint.file") // another store
 	delete(samples, "delivery.poison") // does not go with exactly-once
@@ -52,6 +53,7 @@ func TestEffectiveYAMLLoadsAgain(t *testing.T) {
 	}
 	after := mustLoad(t, []string{"--config=" + write(t, "walpost.yaml", string(text))}, nil)
 	before.Kafka.SASL.Password, after.Kafka.SASL.Password = "", "" // masked
+	before.Kafka.SchemaRegistry.Password, after.Kafka.SchemaRegistry.Password = "", ""
 	if !reflect.DeepEqual(plain(after), plain(before)) {
 		t.Errorf("got  %+v\nwant %+v\nfrom %s", plain(after), plain(before), text)
 	}

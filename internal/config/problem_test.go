@@ -98,6 +98,16 @@ func TestProblems(t *testing.T) {
 		{[]string{"--kafka.tls.enabled", "--kafka.tls.cert_file=" + there}, "--kafka.tls.cert_file: needs kafka.tls.key_file ()"},
 		{[]string{"--kafka.tls.enabled", "--kafka.tls.ca_file=/no/such"}, "--kafka.tls.ca_file: /no/such: no such file or directory ()"},
 		{[]string{"--kafka.tls.enabled", "--kafka.tls.ca_file=" + folder}, "--kafka.tls.ca_file: " + folder + " is a folder ()"},
+		{
+			[]string{"--kafka.schema_registry.url=http://x", "--outbox.value_format=binary"},
+			"--kafka.schema_registry.url: goes only with --outbox.value_format raw or json (set that, or take the URL out)",
+		},
+		{[]string{"--kafka.schema_registry.url=registry:8081"}, "--kafka.schema_registry.url: is not a URL (http://host:port or https://host:port)"},
+		{
+			[]string{"--kafka.schema_registry.url=http://me:secret@x"},
+			"--kafka.schema_registry.url: holds a user name (set kafka.schema_registry.username and kafka.schema_registry.password_file)",
+		},
+		{[]string{"--kafka.schema_registry.username=me"}, "--kafka.schema_registry.username: has no effect without kafka.schema_registry.url ()"},
 		{[]string{"--kafka.sasl.username=me"}, "--kafka.sasl.username: has no effect with this kafka.sasl.mechanism (" + passwordHint + ")"},
 		{
 			[]string{"--kafka.sasl.mechanism=plain"},
@@ -185,7 +195,7 @@ func TestFileProblems(t *testing.T) {
 }
 
 // laterKeys are keys of the contract that a later version will have.
-var laterKeys = []string{"snapshot", "kafka.schema_registry.url"}
+var laterKeys = []string{"snapshot"}
 
 func TestLaterKeysAreUnknown(t *testing.T) {
 	for _, key := range laterKeys {

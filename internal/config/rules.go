@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -166,7 +167,7 @@ func (s SASL) byToken() bool { return s.Mechanism == MechanismOAuthBearer }
 // about the others.
 func (l *loader) check(c *Config) {
 	var broken []rule
-	for _, r := range rules {
+	for _, r := range slices.Concat(rules, registryRules) {
 		if !l.bad[r.key] && !l.bad[r.other] && r.broken(c) {
 			broken = append(broken, r)
 		}

@@ -79,6 +79,11 @@ var secretFiles = []struct {
 		func(c *Config) *Secret { return &c.Kafka.SASL.Password },
 	},
 	{
+		"kafka.schema_registry.password_file", "kafka.schema_registry.password",
+		func(c *Config) string { return c.Kafka.SchemaRegistry.PasswordFile },
+		func(c *Config) *Secret { return &c.Kafka.SchemaRegistry.Password },
+	},
+	{
 		"admin.token_file", "",
 		func(c *Config) string { return c.Admin.TokenFile },
 		func(c *Config) *Secret { return &c.Admin.Token },

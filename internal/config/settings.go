@@ -177,7 +177,7 @@ var settings = slices.Concat([]setting{
 		Help:  "File that holds kafka.sasl.token, read again for each connection.",
 		field: into(secretFile, func(c *Config) *string { return &c.Kafka.SASL.TokenFile }),
 	},
-
+}, registrySettings, []setting{
 	{
 		Key: keyGuarantee, Default: "at-least-once",
 		Help: "How often an event may arrive. Exactly-once is what consumers with isolation.level read_committed see: " +

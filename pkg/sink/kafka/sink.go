@@ -45,13 +45,7 @@ type Sink struct {
 
 	txn *openTransaction // nil unless the sink writes in transactions
 
-	held []outcome // failures that follow from that record, until told; owned by the promise
-}
-
-// outcome is a call of done.
-type outcome struct {
-	d   *delivery
-	err error
+	held held
 }
 
 // New returns a Sink, or all problems of cfg. It does not dial. The Sink must
@@ -204,7 +198,7 @@ func (s *Sink) Close() {
 	s.tell() // first, for no record follows that would release what is held
 	s.giveUp(ErrClosed)
 	s.closeClient()
-	s.finishHeld() // of a record that was held in the moment in which another was told of
+	s.finishHeld()                          // of a record that was held in the moment in which another was told of
 	_ = s.budget.wait(context.Background()) // ends: the client has failed what it held
 }
 
@@ -270,27 +264,6 @@ func (s *Sink) delivered(kr *kgo.Record, err error) {
 	s.finish(d, err)
 	s.tell()
 	s.finishHeld()
-}
-
-// hold fails d for what made the sink give up, once that was told.
-func (s *Sink) hold(d *delivery) {
-	s.held = append(s.held, outcome{d, s.failure()})
-	select {
-	case <-s.told:
-		s.finishHeld()
-	default:
-	}
-}
-
-func (s *Sink) tell() { s.toldOnce.Do(func() { close(s.told) }) }
-
-// finishHeld fails what was given up because of another record, after that
-// one: the first error that done reports is then the reason for all.
-func (s *Sink) finishHeld() {
-	for _, o := range s.held {
-		s.finish(o.d, o.err)
-	}
-	s.held = nil
 }
 
 func (s *Sink) acknowledged(d *delivery) {
