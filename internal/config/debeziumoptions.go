@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -149,13 +150,16 @@ var unneeded = []string{
 
 // rest says what becomes of all other options.
 func (t *translator) rest() {
-	switch mode, _ := t.take("snapshot.mode"); mode {
+	switch mode, _ := t.take("snapshot.mode"); cmp.Or(mode, "initial") {
 	case "no_data", "never", "schema_only", "recovery":
 	default:
-		t.note("snapshot.mode=%s: rows that were there before the slot were published by Debezium; walpost goes on from the slot", mode)
+		t.note("snapshot.mode=%s: rows that were there before the slot were published by Debezium; walpost goes on from the slot", cmp.Or(mode, "initial"))
 	}
 	for option, d := range differently {
 		value, ok := t.take(option)
+		if !ok && option == "extended.headers.enabled" {
+			value = "true"
+		}
 		if ok && value != d.usual || !ok && option == "extended.headers.enabled" {
 			t.note("%s=%s: %s", option, value, d.text)
 		}
