@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -54,9 +55,9 @@ transaction that is open and has written something, for 30s at most.`,
 	cmd.Flags().StringVar(&opts.partitioned, "partitioned", "", "partition the outbox table by day or week, in UTC")
 	cmd.Flags().IntVar(&opts.shards, "shards", 0, "make a publication and a slot for each of so many shards")
 	cmd.Flags().StringVar(&opts.takeOver, "take-over", "", "go on with this slot where its publisher, which must have stopped, has stopped")
-	cmd.MarkFlagsMutuallyExclusive("take-over", "shards")
-	cmd.MarkFlagsMutuallyExclusive("take-over", "partitioned")
-	cmd.MarkFlagsMutuallyExclusive("take-over", "print")
+	for _, other := range []string{"shards", "partitioned", "print"} {
+		cmd.MarkFlagsMutuallyExclusive("take-over", other)
+	}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
@@ -75,13 +76,18 @@ transaction that is open and has written something, for 30s at most.`,
 		if err != nil {
 			return &usageError{err}
 		}
-		if opts.print {
-			return c.print(steps, func(w io.Writer) error { return printSteps(w, steps) })
-		}
-		results, err := applyInit(cmd.Context(), cfg, steps)
-		return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)
+		return c.initWith(cmd.Context(), cfg, opts, steps)
 	}
 	return cmd
+}
+
+// initWith prints the steps or carries them out.
+func (c *cli) initWith(ctx context.Context, cfg config.Config, opts initOptions, steps []sqlfiles.Step) error {
+	if opts.print {
+		return c.print(steps, func(w io.Writer) error { return printSteps(w, steps) })
+	}
+	results, err := applyInit(ctx, cfg, steps)
+	return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)
 }
 
 // initSteps returns all steps, those of each shard's publication and slot among them.
