@@ -3,6 +3,7 @@ package kafka
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -48,6 +49,32 @@ func TestProgressTopic(t *testing.T) {
 	}
 	if _, err := x.Load(t.Context()); !errors.As(err, &refused) || refused.Hint == "" {
 		t.Errorf("Load() of what is no checkpoint = %v, want a refusal with a hint", err)
+	}
+}
+
+// A progress record names the topics of its transaction, up to maxTopicsKept of the longest
+// names, whatever the limit for events.
+func TestProgressRecordOfManyTopics(t *testing.T) {
+	c := newCluster(t)
+	topics := make([]string, maxTopicsKept)
+	for i := range topics {
+		topics[i] = fmt.Sprintf("%0*d", maxTopicName, i)
+	}
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs(), CreateTopics: true, MaxMessageBytes: minMessageBytes}, ""))
+	for _, topic := range topics {
+		if err := x.Produce(t.Context(), record(topic, "k", "v"), new(answers).done); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.Save(within(t, testTimeout), pos(10)); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.have.Topics; !slices.Equal(got, topics) {
+		t.Errorf("%d topics are saved, want %d", len(got), len(topics))
+	}
+	acquired(t, x)
+	if cp, err := x.Load(t.Context()); err != nil || cp.Position != pos(10) {
+		t.Errorf("Load() = %+v, %v, want what was saved", cp, err)
 	}
 }
 

@@ -83,7 +83,6 @@ func (s *Sink) init() error {
 	s.deliveries.New = func() any { return &delivery{sink: s} }
 	s.orphans.feeding = make(chan struct{}, 1)
 	s.topics.known = make(map[string]*topic)
-	s.topics.fallback = int32(max(s.cfg.MaxMessageBytes, minMessageBytes))
 	c, err := s.newClient()
 	if err != nil {
 		return err

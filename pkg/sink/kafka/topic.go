@@ -56,13 +56,12 @@ func (t *topic) set(f facts) {
 // topics are those that records went to. Only the producing goroutine writes,
 // with mu held, and so it alone reads without.
 type topics struct {
-	fallback int32 // limit of a topic that is not known
-
 	mu    sync.Mutex
 	known map[string]*topic // guarded by mu
 }
 
-// limit returns how large a batch for the topic may be. Safe to call from any
+// limit returns how large a batch for the topic may be: Kafka's default if it is not known,
+// as the progress topic is not, whose records are smaller by far. Safe to call from any
 // goroutine.
 func (ts *topics) limit(name string) int32 {
 	ts.mu.Lock()
@@ -70,7 +69,7 @@ func (ts *topics) limit(name string) int32 {
 	if t := ts.known[name]; t != nil {
 		return t.limit.Load()
 	}
-	return ts.fallback
+	return defaultMessageBytes
 }
 
 func (ts *topics) add(t *topic) {
