@@ -18,6 +18,7 @@ type openTransaction struct {
 	asks     *Sink  // whose client asks, and writes nothing
 
 	verification verification
+	loading      loading
 
 	mu    sync.Mutex
 	id    int64 // the producer's, as it was when the transaction began; guarded by mu

@@ -144,7 +144,11 @@ func (s *Sink) abandon(ds []*delivery, culprit *delivery, err error) {
 // send gives d to the client. It must be called while feeding.
 func (s *Sink) send(d *delivery) {
 	d.prepare()
-	s.client.Load().Produce(context.Background(), &d.Record, s.promise)
+	c := s.client.Load()
+	if s.txn != nil {
+		s.txn.loading.sent(d.topic, c)
+	}
+	c.Produce(context.Background(), &d.Record, s.promise)
 }
 
 // replaceClient must be called while feeding, with nothing in flight at the

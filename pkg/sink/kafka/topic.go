@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -40,6 +41,8 @@ type topic struct {
 	// limit is how large a batch may be, in bytes. It changes while feeding
 	// only, and then the client is replaced, which keeps what it knew.
 	limit atomic.Int32
+
+	client *kgo.Client // the last that wrote to it in a transaction; owned by who is feeding
 
 	partitions int32 // owned by the producing goroutine
 	largest    int32 // bytes that a record may take; owned by the producing goroutine

@@ -283,6 +283,9 @@ func (t *Transactional) commit(ctx context.Context, s *Sink, next content) error
 	if s.failure() != nil {
 		return s.cause
 	}
+	if err := s.txn.loading.wait(ctx, t.cfg.Topic, c); err != nil {
+		return fmt.Errorf("commit transaction: %w", err)
+	}
 	s.txn.verification.commit()
 	err = c.EndTransaction(ctx, kgo.TryCommit)
 	s.txn.verification.answered()
