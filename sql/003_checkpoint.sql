@@ -5,7 +5,8 @@
 -- database as the outbox on purpose: if a failover loses the last transactions, it
 -- loses the positions that point behind them too. Beside it lie a log of these
 -- positions over time, by which walpost replay finds a moment and walpost purge what
--- is published, and what replays were asked for. What exists is left as it is, so
+-- is published, what replays were asked for, and what is published before a slot's
+-- stream (snapshot: initial). What exists is left as it is, so
 -- that this file also makes what an earlier version had not.
 --
 -- Rights: CREATE on the database. The schema's name is fixed.
@@ -88,6 +89,23 @@ BEGIN
     COMMENT ON TABLE walpost.replay IS 'What was asked to be published again; how far each is stands in walpost.checkpoint';
     COMMENT ON COLUMN walpost.replay.bookmark IS
       'The slot that keeps the events';
+  END IF;
+
+  IF to_regclass('walpost.snapshot') IS NULL THEN
+    CREATE TABLE walpost.snapshot (
+      slot        text        PRIMARY KEY,
+      begun_at    timestamptz NOT NULL DEFAULT clock_timestamp(),
+      lsn         pg_lsn,
+      visible     pg_snapshot,
+      parts       jsonb,
+      finished_at timestamptz,
+      CONSTRAINT snapshot_plan_is_whole CHECK (num_nulls(lsn, visible, parts) IN (0, 3))
+    );
+    COMMENT ON TABLE walpost.snapshot IS 'What was in the outbox tables before a slot, and is published before its stream; how far that is stands in the checkpoint';
+    COMMENT ON COLUMN walpost.snapshot.lsn IS
+      'Where the slot begins; NULL until the plan is made';
+    COMMENT ON COLUMN walpost.snapshot.visible IS
+      'The transactions whose rows are published';
   END IF;
 END
 $do$;

@@ -51,5 +51,8 @@ BEGIN
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO %I', role);
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.replay TO %I', role);
   END IF;
+  IF to_regclass('walpost.snapshot') IS NOT NULL THEN
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.snapshot TO %I', role);
+  END IF;
 END
 $do$;

@@ -46,7 +46,7 @@ func (n Names) objects(file string) []Object {
 	case Checkpoint:
 		return []Object{
 			tableObject(pgx.Identifier{"walpost", "checkpoint"}), tableObject(pgx.Identifier{"walpost", "checkpoint_log"}),
-			tableObject(pgx.Identifier{"walpost", "replay"}),
+			tableObject(pgx.Identifier{"walpost", "replay"}), tableObject(pgx.Identifier{"walpost", "snapshot"}),
 		}
 	case Partitions:
 		var all []Object

@@ -207,12 +207,14 @@ func testLeavesAlone(t *testing.T, server *testenv.PostgresServer) {
 		CREATE TABLE walpost.checkpoint (slot text);
 		CREATE TABLE walpost.checkpoint_log (slot text);
 		CREATE TABLE walpost.replay (id text);
+		CREATE TABLE walpost.snapshot (id text);
 		CREATE ROLE ` + role + ` NOLOGIN;
 		GRANT CONNECT ON DATABASE ` + pgx.Identifier{conn.Config().Database}.Sanitize() + ` TO ` + role + `;
 		GRANT USAGE ON SCHEMA walpost TO ` + role + `;
 		GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO ` + role + `;
 		GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE ON walpost.replay TO ` + role
+		GRANT SELECT, INSERT, UPDATE ON walpost.replay TO ` + role + `;
+		GRANT SELECT, INSERT, UPDATE ON walpost.snapshot TO ` + role
 	if _, err := conn.PgConn().Exec(t.Context(), setup).ReadAll(); err != nil {
 		t.Fatal(err)
 	}

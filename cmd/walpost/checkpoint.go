@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
@@ -62,6 +63,6 @@ func printCheckpoint(w io.Writer, cfg config.Config, cp cdc.Checkpoint) error {
 		saved = cp.SavedAt.UTC().Format("2006-01-02 15:04:05Z")
 	}
 	_, err := fmt.Fprintf(w, "%s\nslot        %s\nstore       %s\nsystem id   %d\ntimeline    %d\nepoch       %d\nsaved       %s\n",
-		cp.LSN, cfg.Postgres.Slot, cfg.Checkpoint.Store, cp.SystemID, cp.Timeline, cp.Epoch, saved)
+		snapshot.Text(cp.LSN), cfg.Postgres.Slot, cfg.Checkpoint.Store, cp.SystemID, cp.Timeline, cp.Epoch, saved)
 	return err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -115,6 +116,8 @@ func judgeCheckpoint(saved cdc.Checkpoint, server cdc.Position, slot *pgsource.S
 		return cdc.Refuse("a slot never goes back: walpost replay publishes again what a bookmark keeps", "the slot is confirmed up to %s, beyond %s", slot.ConfirmedFlush, lsn)
 	case same && lsn < saved.LSN:
 		return cdc.Refuse("walpost replay publishes again what a bookmark keeps", "everything up to %s is published already", saved.LSN)
+	case same && snapshot.IsPosition(saved.LSN) && !force:
+		return cdc.Refuse("let walpost run publish it, or give --force to leave out what is left of it", "the snapshot of the slot is published in part: %s", snapshot.Text(saved.LSN))
 	case lsn > start && !force:
 		return cdc.Refuse("give that, or --force to skip them", "events that were committed from %s to %s would never be published", start, lsn)
 	}

@@ -38,6 +38,8 @@ With --take-over the slot of another publisher, as Debezium's, which must have s
 becomes walpost's: init looks for its last events in Kafka by their ids, and saves the
 position behind them, so that walpost run goes on with the next one.
 
+With snapshot: initial the slot is left to walpost run, which makes it with the snapshot.
+
 Each object is reported as created or exists. The slot waits for every
 transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
@@ -110,7 +112,7 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	for _, names := range each {
 		add(names, sqlfiles.Publication)
 	}
-	if keepsTables(cfg) {
+	if keepsTables(cfg) || cfg.Snapshot == config.SnapshotInitial {
 		add(each[0], sqlfiles.Checkpoint)
 	}
 	if opts.partitioned != "" {
@@ -121,6 +123,9 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	}
 	if cfg.Messages.Prefix != "" {
 		add(each[0], sqlfiles.Emit)
+	}
+	if cfg.Snapshot == config.SnapshotInitial { // run makes the slot, with the snapshot
+		each = nil
 	}
 	for _, names := range each { // last: from then on the server keeps WAL for us
 		add(names, sqlfiles.Slot)

@@ -58,7 +58,7 @@ func TestInitStates(t *testing.T) {
 	db.Exec(t, "CREATE TABLE public.audit (id uuid PRIMARY KEY)")
 	args := []string{"init", "--dsn", db.DSN, "--slot", name, "--role", name, "--outbox.table", "public.audit,public.outbox"}
 	want := func(others string) string {
-		return fmt.Sprintf("exists   table public.audit\n%[1]s  table public.outbox\n%[1]s  publication walpost\n%[1]s  table walpost.checkpoint\n%[1]s  table walpost.checkpoint_log\n%[1]s  table walpost.replay\n%[1]s  role %[2]s\n%[1]s  slot %[2]s\n", others, name)
+		return fmt.Sprintf("exists   table public.audit\n%[1]s  table public.outbox\n%[1]s  publication walpost\n%[1]s  table walpost.checkpoint\n%[1]s  table walpost.checkpoint_log\n%[1]s  table walpost.replay\n%[1]s  table walpost.snapshot\n%[1]s  role %[2]s\n%[1]s  slot %[2]s\n", others, name)
 	}
 	for _, state := range []string{"created", "exists "} {
 		stdout, stderr, code := walpost(t, args...)
@@ -68,10 +68,10 @@ func TestInitStates(t *testing.T) {
 	}
 	stdout, _, _ := walpost(t, append(args, "--output", "json")...)
 	var results []initResult
-	if err := json.Unmarshal([]byte(stdout), &results); err != nil || len(results) != 8 {
+	if err := json.Unmarshal([]byte(stdout), &results); err != nil || len(results) != 9 {
 		t.Fatalf("%v: %s", err, stdout)
 	}
-	if got, want := results[7], (initResult{File: sqlfiles.Slot, Kind: "slot", Name: name, State: stateExists}); got != want {
+	if got, want := results[8], (initResult{File: sqlfiles.Slot, Kind: "slot", Name: name, State: stateExists}); got != want {
 		t.Errorf("the slot is reported as %+v, want %+v", got, want)
 	}
 }
@@ -166,7 +166,7 @@ func TestInitPrint(t *testing.T) {
 		}
 	}
 	stdout, stderr, code := walpost(t, append(args, "--dsn", db.DSN)...)
-	want := "exists   table \"Sch\"\"ema\".\"we\"\"ird.Näme\"\nexists   publication \"Pub \"\"x\"\"\"\nexists   table walpost.checkpoint\nexists   table walpost.checkpoint_log\nexists   table walpost.replay\n" +
+	want := "exists   table \"Sch\"\"ema\".\"we\"\"ird.Näme\"\nexists   publication \"Pub \"\"x\"\"\"\nexists   table walpost.checkpoint\nexists   table walpost.checkpoint_log\nexists   table walpost.replay\nexists   table walpost.snapshot\n" +
 		"exists   role \"Ro\"\"le's \\" + slot + "\"\nexists   slot " + slot + "\n"
 	if code != exitOK || stdout != want {
 		t.Errorf("exit %d\n%s%swant\n%s", code, stdout, stderr, want)

@@ -15,6 +15,7 @@ import (
 	"github.com/walpost/walpost/internal/admin"
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/inspect"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
@@ -255,7 +256,7 @@ func (r *slotReport) limit(server inspect.Server) string {
 func (r *slotReport) checkpoint() string {
 	switch {
 	case r.Checkpoint != nil:
-		return r.Checkpoint.LSN.String()
+		return snapshot.Text(r.Checkpoint.LSN)
 	case r.NoCheckpoint != "":
 		return "not read: " + r.NoCheckpoint
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/internal/purge"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/circuit"
 )
@@ -101,7 +102,7 @@ func (u *upkeep) round(ctx context.Context) error {
 		return u.purgeDue(ctx)
 	}
 	saved := u.s.pipeline.Status().Checkpoint
-	if saved != u.logged && due(&u.at, logInterval) {
+	if saved != u.logged && !snapshot.IsPosition(saved) && due(&u.at, logInterval) {
 		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
 			_, err := history.Add(ctx, conn, cfg.Postgres.Slot, saved)
 			return err

@@ -15,6 +15,7 @@ import (
 
 	"github.com/walpost/walpost/internal/admin"
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 	"github.com/walpost/walpost/pkg/circuit"
@@ -30,6 +31,7 @@ type service struct {
 	log      *slog.Logger
 	registry *prometheus.Registry
 	source   *pgsource.Source
+	snapshot *snapshot.Source // before the source
 	sink     sink
 	store    store
 	letters  *kafka.Reader // nil without dead letters
@@ -51,7 +53,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s.source, err = newSource(cfg, router, log, s.registry); err != nil {
+	if err := s.newSources(router); err != nil {
 		return nil, err
 	}
 	if s.sink, s.store, err = newDelivery(cfg, log, s.registry); err != nil {
@@ -77,7 +79,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		return nil, err
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.source, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
+		Source: s.snapshot, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -86,7 +88,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits))
+	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits), s.snapshotLeft())
 	return s, nil
 }
 

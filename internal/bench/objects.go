@@ -192,11 +192,11 @@ const deleteCheckpoint = `
 const dropCheckpoints = `
 	DO $do$ BEGIN
 		LOCK TABLE walpost.checkpoint IN ACCESS EXCLUSIVE MODE;
-		IF EXISTS (SELECT FROM walpost.checkpoint) OR EXISTS (SELECT FROM walpost.checkpoint_log) OR EXISTS (SELECT FROM walpost.replay)
+		IF EXISTS (SELECT FROM walpost.checkpoint) OR EXISTS (SELECT FROM walpost.checkpoint_log) OR EXISTS (SELECT FROM walpost.replay) OR EXISTS (SELECT FROM walpost.snapshot)
 			OR EXISTS (SELECT FROM pg_class WHERE oid = 'walpost.checkpoint'::regclass AND relacl IS NOT NULL) THEN
 			RETURN;
 		END IF;
-		DROP TABLE walpost.checkpoint, walpost.checkpoint_log, walpost.replay;
+		DROP TABLE walpost.checkpoint, walpost.checkpoint_log, walpost.replay, walpost.snapshot;
 		BEGIN
 			DROP SCHEMA walpost;
 		EXCEPTION WHEN dependent_objects_still_exist THEN NULL;

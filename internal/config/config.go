@@ -17,6 +17,7 @@ type Config struct {
 	Postgres   Postgres
 	Outbox     Outbox
 	Messages   Messages
+	Snapshot   Snapshot
 	Kafka      Kafka
 	Delivery   Delivery
 	Checkpoint Checkpoint
@@ -57,6 +58,15 @@ type Postgres struct {
 	WaitForSlot    bool
 }
 
+// Snapshot says what of the rows that are older than the slot.
+type Snapshot string
+
+// The values of [Snapshot].
+const (
+	SnapshotNone    Snapshot = "none"
+	SnapshotInitial Snapshot = "initial" // they are published before the stream
+)
+
 // Failover says whether a slot is created as a failover slot.
 type Failover string
 
@@ -76,6 +86,10 @@ type Outbox struct {
 	// Timestamp is the column of the record's time. Empty means the time of
 	// the commit.
 	Timestamp string
+
+	// OrderBy is the column whose order rows are published in that are read from the table.
+	// Empty means as they lie there.
+	OrderBy string
 
 	// Place holds column:header[:alias], column:envelope[:alias] or column:partition.
 	Place        []string

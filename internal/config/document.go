@@ -60,10 +60,15 @@ type document struct {
 
 // add puts a setting into its section and returns the node of its value.
 func (d *document) add(s *setting, text string) *yaml.Node {
-	section, name, _ := cutLast(s.Key)
+	section, name, ok := cutLast(s.Key)
 	value := valueNode(s, text)
 	d.last = &yaml.Node{Kind: yaml.ScalarNode, Value: name}
-	parent := d.section(section)
+	parent := &d.root
+	if ok {
+		parent = d.section(section)
+	} else {
+		d.last.Value, d.root.Kind = section, yaml.MappingNode
+	}
 	parent.Content = append(parent.Content, d.last, value)
 	return value
 }
@@ -72,8 +77,8 @@ func (d *document) add(s *setting, text string) *yaml.Node {
 func (d *document) comment(text string) { d.last.HeadComment = text }
 
 func (d *document) section(key string) *yaml.Node {
+	d.root.Kind = yaml.MappingNode
 	if d.sections == nil {
-		d.root.Kind = yaml.MappingNode
 		d.sections = map[string]*yaml.Node{}
 	}
 	if n := d.sections[key]; n != nil {

@@ -194,22 +194,6 @@ func TestFileProblems(t *testing.T) {
 	}
 }
 
-// laterKeys are keys of the contract that a later version will have.
-var laterKeys = []string{"snapshot"}
-
-func TestLaterKeysAreUnknown(t *testing.T) {
-	for _, key := range laterKeys {
-		t.Run(key, func(t *testing.T) {
-			path := write(t, "walpost.yaml", key+": x")
-			for _, p := range problems(t, []string{"--config=" + path}, nil) {
-				if p.Text != "unknown key" || p.Hint != "" {
-					t.Errorf("got %s (%s), want an unknown key without a hint", p, p.Hint)
-				}
-			}
-		})
-	}
-}
-
 func TestEnvironmentHints(t *testing.T) {
 	for name, want := range map[string]string{
 		"WALPOST_DSN":                "did you mean WALPOST_POSTGRES_DSN?",

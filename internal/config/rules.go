@@ -34,6 +34,14 @@ var rules = []rule{
 		func(c *Config) bool { return c.Postgres.Shard.tooLong(c) },
 	},
 	{
+		"snapshot", "checkpoint.store", "cannot be remembered with this %s", "set checkpoint.store to postgres or file",
+		func(c *Config) bool { return c.Snapshot == SnapshotInitial && c.Checkpoint.Store == StoreSlot },
+	},
+	{
+		"outbox.order_by", "snapshot", noEffect, "set snapshot to initial",
+		func(c *Config) bool { return c.Outbox.OrderBy != "" && c.Snapshot == SnapshotNone },
+	},
+	{
 		"postgres.password_file", "postgres.dsn", "conflicts with the password in %s", "keep one of the two",
 		func(c *Config) bool { return c.Postgres.Password != "" && dsnHasPassword(string(c.Postgres.DSN)) },
 	},

@@ -267,6 +267,12 @@ var settings = slices.Concat([]setting{
 	},
 
 	{
+		Key: "snapshot", Default: "none",
+		Help: "What of the rows that are older than the slot: none leaves them out, initial publishes them once before the stream. " +
+			"walpost run then makes the slot, and walpost init does not. It needs SELECT on the table.",
+		field: into(oneOf(SnapshotNone, SnapshotInitial), func(c *Config) *Snapshot { return &c.Snapshot }),
+	},
+	{
 		Key: "replay.window", Default: "0",
 		Help: "Time for which the service keeps what it has published in WAL, so that walpost replay can publish it again. " +
 			"0 keeps nothing. It takes a slot of its own, SLOT_bm_window.",

@@ -36,6 +36,11 @@ var outboxSettings = []setting{
 		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.Timestamp }),
 	},
 	{
+		Key: "outbox.order_by", Means: "as they lie in the table",
+		Help:  "Column in whose order a snapshot publishes the rows; an index must begin with it.",
+		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.OrderBy }),
+	},
+	{
 		Key:   "outbox.place",
 		Help:  "Columns to place, each column:header[:alias], column:envelope[:alias] or column:partition.",
 		field: into(listOf(0, placement), func(c *Config) *[]string { return &c.Outbox.Place }),

@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walpost/walpost/internal/bookmark"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -202,17 +203,18 @@ func (p *Postgres) checkpoint(ctx context.Context) (*Check, error) {
 		return fail("check postgres.dsn; if this is a new cluster, delete the checkpoint to start from the slot's own position", "it is of another cluster: its system identifier is %d, the server's %d", p.Saved.SystemID, server.SystemID)
 	case at > server.LSN:
 		return fail("the server has lost WAL, or was restored: find out which, then delete the checkpoint", "it stands at %s, beyond the end of WAL, %s", at, server.LSN)
+	case snapshot.IsPosition(at):
 	case s.ConfirmedFlush > at && p.Saved.Timeline == server.Timeline:
 		return fail("something else has read or advanced the slot: publish what is between from the table, then delete the checkpoint", "the slot is confirmed up to %s, beyond the saved position %s", s.ConfirmedFlush, at)
 	}
-	return ok("%s, saved %s", at, humanize.Time(p.Saved.SavedAt))
+	return ok("%s, saved %s", snapshot.Text(at), humanize.Time(p.Saved.SavedAt))
 }
 
 func (p *Postgres) tables(ctx context.Context) (*Check, error) {
 	if !p.OwnTables {
 		return nil, nil
 	}
-	const query = `SELECT coalesce(string_agg(t, ', '), '') FROM unnest(ARRAY['walpost.checkpoint', 'walpost.checkpoint_log', 'walpost.replay']) t WHERE to_regclass(t) IS NULL`
+	const query = `SELECT coalesce(string_agg(t, ', '), '') FROM unnest(ARRAY['walpost.checkpoint', 'walpost.checkpoint_log', 'walpost.replay', 'walpost.snapshot']) t WHERE to_regclass(t) IS NULL`
 	missing, err := p.text(ctx, query)
 	if err != nil {
 		return nil, err

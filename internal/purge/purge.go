@@ -14,6 +14,7 @@ import (
 
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/internal/partition"
+	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -85,6 +86,11 @@ const (
 // Run deletes, in batches that each are a transaction, until all is done or ctx is.
 func Run(ctx context.Context, conn *pgx.Conn, cfg Config) (Result, error) {
 	r := Result{Dry: cfg.Dry, Tables: []TableResult{}}
+	for _, slot := range cfg.Slots {
+		if err := snapshot.CheckFinished(ctx, conn, slot.Name); err != nil {
+			return r, err
+		}
+	}
 	bound := bound{want: time.Now().Add(-cfg.OlderThan)}
 	var err error
 	if bound.Entry, bound.held, err = cfg.bound(ctx, conn, bound.want); err != nil {

@@ -12,6 +12,8 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walpost/walpost/internal/history"
+	"github.com/walpost/walpost/internal/snapshot"
+	"github.com/walpost/walpost/internal/table"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
@@ -45,14 +47,13 @@ func ResolveTable(live, from, to string, opts Options) (Plan, error) {
 	return p, nil
 }
 
-// settings are those that the stream decodes with, so that values are printed alike.
-const settings = `SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
-	SET bytea_output = 'hex'; SET timezone = 'UTC'; SET statement_timeout = 0`
-
 // Read calls do with each row that the plan's slot has published for certain, ordered by the
 // table's column. An event and what it holds are valid only during the call. The session is of
 // no use for anything else afterwards. The query holds vacuum back for as long as it lasts.
 func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, plan Plan, do func(*cdc.Event) error) error {
+	if err := snapshot.CheckFinished(ctx, conn, plan.Slot); err != nil {
+		return err
+	}
 	slot, err := pgsource.ReadSlot(ctx, conn, plan.Slot)
 	switch {
 	case err != nil:
@@ -74,8 +75,8 @@ func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, pla
 	if err != nil {
 		return err
 	}
-	if _, err := conn.PgConn().Exec(ctx, settings).ReadAll(); err != nil {
-		return fmt.Errorf("set up session: %w", err)
+	if err := table.Prepare(ctx, conn); err != nil {
+		return err
 	}
 	return t.rows(ctx, conn, t.query(rel, plan, e), rel, do)
 }
@@ -96,10 +97,6 @@ func checkFilter(ctx context.Context, conn *pgx.Conn, publication string) error 
 
 // query selects all columns as text, and the time as microseconds.
 func (t Table) query(rel *cdc.Relation, plan Plan, e *history.Entry) string {
-	columns := make([]string, len(rel.Columns))
-	for i, c := range rel.Columns {
-		columns[i] = pgx.Identifier{c.Name}.Sanitize()
-	}
 	order := pgx.Identifier{t.OrderBy}.Sanitize()
 	where := []string{fmt.Sprintf("age(xmin) > age('%d'::xid)", uint32(e.OldestXID))}
 	if !plan.Since.IsZero() {
@@ -109,66 +106,33 @@ func (t Table) query(rel *cdc.Relation, plan Plan, e *history.Entry) string {
 		where = append(where, fmt.Sprintf("%s < '%s'", order, plan.Until.UTC().Format(time.RFC3339Nano)))
 	}
 	return fmt.Sprintf("SELECT %s, (extract(epoch FROM %s) * 1000000)::bigint FROM %s WHERE %s ORDER BY %[2]s",
-		strings.Join(columns, ", "), order, t.Name.Sanitize(), strings.Join(where, " AND "))
+		table.Columns(rel), order, t.Name.Sanitize(), strings.Join(where, " AND "))
 }
 
-// rows runs the query in the simple protocol, whose values are text, and takes them as they come.
+// rows takes rows as they come.
 func (t Table) rows(ctx context.Context, conn *pgx.Conn, query string, rel *cdc.Relation, do func(*cdc.Event) error) error {
-	results := conn.PgConn().Exec(ctx, query)
 	ev := &cdc.Event{Relation: rel, Values: make([]cdc.Value, len(rel.Columns))}
-	var failed error
-	for results.NextResult() {
-		reader := results.ResultReader()
-		for failed == nil && reader.NextRow() {
-			failed = t.row(ev, reader.Values(), do)
+	err := table.Read(ctx, conn.PgConn(), query, func(values [][]byte) error {
+		last := len(ev.Values)
+		micros, err := strconv.ParseInt(string(values[last]), 10, 64)
+		if err != nil {
+			return fmt.Errorf("column %q is NULL or no time: %w", t.OrderBy, err)
 		}
-		if _, err := reader.Close(); failed == nil && err != nil {
-			failed = err
-		}
-	}
-	if err := results.Close(); failed == nil && err != nil {
-		failed = err
-	}
-	if failed != nil {
-		return fmt.Errorf("read table %s: %w", t.Name.Sanitize(), failed)
+		ev.Transaction.CommitTime = time.UnixMicro(micros)
+		ev.Ordinal++
+		table.Set(ev, values[:last])
+		return do(ev)
+	})
+	if err != nil {
+		return fmt.Errorf("read table %s: %w", t.Name.Sanitize(), err)
 	}
 	return nil
 }
 
-func (t Table) row(ev *cdc.Event, values [][]byte, do func(*cdc.Event) error) error {
-	last := len(ev.Values)
-	micros, err := strconv.ParseInt(string(values[last]), 10, 64)
-	if err != nil {
-		return fmt.Errorf("column %q is NULL or no time: %w", t.OrderBy, err)
-	}
-	ev.Transaction.CommitTime = time.UnixMicro(micros)
-	ev.Ordinal++
-	for i, v := range values[:last] {
-		ev.Values[i] = cdc.Value{Format: cdc.Text, Data: v}
-		if v == nil {
-			ev.Values[i] = cdc.Value{Format: cdc.Null}
-		}
-	}
-	return do(ev)
-}
-
-// describe is the table as a stream would describe it.
 func (t Table) describe(ctx context.Context, conn *pgx.Conn) (*cdc.Relation, error) {
-	const query = `SELECT attname, atttypid::bigint, atttypmod FROM pg_attribute
-		WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`
-	rows, err := conn.Query(ctx, query, t.Name.Sanitize())
+	rel, err := table.Describe(ctx, conn, t.Name)
 	if err != nil {
-		return nil, fmt.Errorf("describe table %s: %w", t.Name.Sanitize(), err)
-	}
-	rel := &cdc.Relation{Schema: t.Name[0], Name: t.Name[1]}
-	rel.Columns, err = pgx.CollectRows(rows, func(row pgx.CollectableRow) (c cdc.Column, err error) {
-		var oid int64
-		err = row.Scan(&c.Name, &oid, &c.Modifier)
-		c.Type = uint32(oid)
-		return c, err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("describe table %s: %w", t.Name.Sanitize(), err)
+		return nil, err
 	}
 	if !slices.ContainsFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == t.OrderBy }) {
 		return nil, cdc.Refuse("name one with --order-by", "table %s has no column %q to order by", t.Name.Sanitize(), t.OrderBy)

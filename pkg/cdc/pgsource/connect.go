@@ -121,6 +121,8 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	}
 	if mode != "" {
 		cfg.RuntimeParams["replication"] = mode
+		// It waits for what comes before the stream, and for as long as an exported snapshot is used.
+		cfg.RuntimeParams["idle_session_timeout"], cfg.RuntimeParams["idle_in_transaction_session_timeout"] = "0", "0"
 	}
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
 	reader := &socketReader{}

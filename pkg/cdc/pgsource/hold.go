@@ -29,7 +29,14 @@ func (st *Stream) whileOwned(ctx context.Context, f func(context.Context) error)
 func (st *Stream) hold() {
 	ctx, abandon := context.WithCancel(context.Background())
 	done, held := make(chan struct{}), make(chan error, 1)
-	go func() { held <- st.keepOwned(ctx, done) }()
+	st.lost = make(chan struct{})
+	go func() {
+		err := st.keepOwned(ctx, done)
+		if err != nil {
+			close(st.lost)
+		}
+		held <- err
+	}()
 	st.abandon = abandon
 	st.release = sync.OnceValue(func() error {
 		close(done)
@@ -37,7 +44,10 @@ func (st *Stream) hold() {
 	})
 }
 
-// keepOwned asks the session that owns the slot for nothing, three times in the time
+// Lost returns a channel that is closed if the session that owns the slot is lost before Run.
+func (st *Stream) Lost() <-chan struct{} { return st.lost }
+
+// keepOwned asks the session that owns the slot how that is, three times in the time
 // that it may be idle, until done is closed. It returns an error if the session is lost.
 // A query that is under way is waited for, unless ctx ends: that costs the session.
 func (st *Stream) keepOwned(ctx context.Context, done <-chan struct{}) error {
@@ -52,7 +62,10 @@ func (st *Stream) keepOwned(ctx context.Context, done <-chan struct{}) error {
 		case <-ticker.C:
 		}
 		err := answered(ctx, func(ctx context.Context) error {
-			_, err := st.control.Exec(ctx, "SELECT")
+			slot, err := ReadSlot(ctx, st.control, st.cfg.Slot)
+			if slot != nil {
+				st.src.metrics.observe(slot)
+			}
 			return err
 		})
 		if err != nil && ctx.Err() == nil {

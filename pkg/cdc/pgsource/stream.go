@@ -35,6 +35,7 @@ type Stream struct {
 
 	release func() error // ends hold, and says whether control was lost meanwhile
 	abandon func()       // ends hold at once
+	lost    chan struct{}
 
 	stopOnce sync.Once
 	stopped  chan struct{}

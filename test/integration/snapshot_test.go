@@ -1,0 +1,156 @@
+package integration
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/test/harness"
+)
+
+// newSnapshotStage is a stage whose slot is still to be made, behind n events in the table. They
+// were written in all ways: by subtransactions, and beside some that were rolled back.
+func newSnapshotStage(t *testing.T, brokers []string, guarantee string, n int64) *stage {
+	t.Helper()
+	s := newStage(t, envtest.NewDatabase(t), brokers)
+	s.db.Exec(t, "SELECT pg_drop_replication_slot('"+s.slot+"')")
+	s.db.Exec(t, "GRANT SELECT ON outbox TO "+s.slot)
+	s.set("SNAPSHOT=initial", "DELIVERY_GUARANTEE="+guarantee)
+	if guarantee == "exactly-once" {
+		s.set("CHECKPOINT_TOPIC=" + s.topic + ".progress")
+	}
+	s.fill(harness.Rows, 1, n/2)
+	s.fill(harness.OneTx, n/2+1, n-n/4)
+	s.fill(harness.Copy, n-n/4+1, n)
+	return s
+}
+
+// beside writes events n+1 to n+more while the snapshot is published, and returns when they are
+// written.
+func (s *stage) beside(n, more int64) <-chan error {
+	written := make(chan error, 1)
+	conn := s.db.Connect(s.t)
+	go func() { written <- harness.Fill(s.t.Context(), conn, harness.OneRow, n+1, n+more) }()
+	return written
+}
+
+func (s *stage) snapshotDone() bool {
+	var done bool
+	err := s.conn.QueryRow(s.t.Context(), "SELECT finished_at IS NOT NULL FROM walpost.snapshot").Scan(&done)
+	return err == nil && done
+}
+
+// compareSnapshot compares what consumers see with the table.
+func (s *stage) compareSnapshot(guarantee string) harness.Report {
+	s.t.Helper()
+	if guarantee == "exactly-once" {
+		return s.checkExact()
+	}
+	return s.check()
+}
+
+// Rows that are older than the slot come before the stream, each once, while others are written.
+func TestSnapshot(t *testing.T) {
+	brokers := loadKafka(t)
+	for _, guarantee := range []string{"at-least-once", "exactly-once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			n := events(t)
+			s := newSnapshotStage(t, brokers, guarantee, n)
+			begun := time.Now()
+			p := s.start("run")
+			harness.Eventually(t, time.Minute, "the snapshot begins", func() bool { return strings.Contains(p.Log(), "snapshot: publishing") })
+			written := s.beside(n, n/20)
+			harness.Eventually(t, 10*time.Minute, "the snapshot is noted as published", s.snapshotDone)
+			took := time.Since(begun)
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+			s.caughtUp(5 * time.Minute)
+			s.stop(p)
+			r := s.compareSnapshot(guarantee)
+			if r.Duplicated > 0 {
+				t.Errorf("%d duplicates without a kill", r.Duplicated)
+			}
+			fmt.Printf("FIGURES snapshot, %s: %d rows before the slot, published after %.1f s, %.0f rows/s beside a writer; peak RSS %.1f MiB, CPU %.1f s; %s\n",
+				guarantee, n, took.Seconds(), float64(n)/took.Seconds(), float64(p.PeakRSS())/(1<<20), p.CPU().Seconds(), r)
+			if p.PeakRSS() > maxRSS {
+				t.Errorf("peak RSS %d bytes, want at most %d", p.PeakRSS(), maxRSS)
+			}
+			s.walpost("purge", "--older-than", "0", "--dry-run")
+		})
+	}
+}
+
+// The same under kill -9 and SIGTERM at random moments of the snapshot.
+func TestSnapshotInterrupted(t *testing.T) {
+	brokers := loadKafka(t)
+	for _, guarantee := range []string{"at-least-once", "exactly-once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			seed := uint64(time.Now().UnixNano())
+			t.Logf("seed %d", seed)
+			rng := rand.New(rand.NewPCG(seed, 0))
+			n := events(t)
+			s := newSnapshotStage(t, brokers, guarantee, n)
+			s.set("CHECKPOINT_INTERVAL=100ms")
+			written := s.beside(n, n/20)
+			kills, terms, within := 0, 0, 0
+			for !s.snapshotDone() && kills+terms < 60 {
+				p := s.start("run")
+				harness.Eventually(t, time.Minute, "the snapshot goes on, or is over", func() bool {
+					return strings.Contains(p.Log(), "snapshot: publishing") || s.snapshotDone()
+				})
+				time.Sleep(time.Duration(rng.Int64N(int64(100 * time.Millisecond)))) // the moment is the test
+				if kills+terms == 3 {
+					purge := s.start("purge", "--older-than", "0", "--dry-run")
+					if s.wait(purge, time.Minute); !strings.Contains(purge.Log(), "has not ended") && !s.snapshotDone() {
+						t.Errorf("purge beside a snapshot: %s", purge.Log())
+					}
+				}
+				if rng.IntN(4) == 0 {
+					terms++
+					s.stop(p)
+				} else {
+					kills++
+					p.Signal(syscall.SIGKILL)
+					<-p.Exited()
+				}
+				if !s.snapshotDone() {
+					within++
+				}
+			}
+			p := s.start("run")
+			if err := <-written; err != nil {
+				t.Fatal(err)
+			}
+			s.caughtUp(5 * time.Minute)
+			harness.Eventually(t, time.Minute, "the snapshot is noted as published", s.snapshotDone)
+			s.stop(p)
+			if within < 3 {
+				t.Errorf("%d interruptions within the snapshot, want some", within)
+			}
+			fmt.Printf("FIGURES snapshot, %s, interrupted %d times by kill -9 and %d by SIGTERM, %d times before its end: %s\n",
+				guarantee, kills, terms, within, s.compareSnapshot(guarantee))
+		})
+	}
+}
+
+// With a column to order by, the rows come in its order, however they lie in the table.
+func TestSnapshotInOrder(t *testing.T) {
+	const n = 20_000
+	s := newSnapshotStage(t, envtest.Kafka(t).Addrs(), "at-least-once", 0)
+	s.db.Exec(t, fmt.Sprintf("INSERT INTO outbox SELECT e.* FROM generate_series(1, %d) i, event(%[1]d + 1 - i) e", n))
+	s.db.Exec(t, "CREATE INDEX ON outbox (seq)")
+	s.set("OUTBOX_ORDER_BY=seq")
+	p := s.start("run")
+	harness.Eventually(t, 2*time.Minute, "the snapshot is noted as published", s.snapshotDone)
+	s.stop(p)
+	r := s.check()
+	if r.Duplicated > 0 {
+		t.Errorf("%d duplicates", r.Duplicated)
+	}
+	fmt.Printf("FIGURES snapshot in the order of a column, of rows that lie the other way round: %s\n", r)
+}
