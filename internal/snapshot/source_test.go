@@ -4,149 +4,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
-	"github.com/walpost/walpost/pkg/cdc/pgsource"
-	sqlfiles "github.com/walpost/walpost/sql"
 )
-
-func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
-
-// fixture is a database with an outbox, and a source for it.
-type fixture struct {
-	t    *testing.T
-	db   envtest.Database
-	conn *pgx.Conn
-	slot string
-	role string // that connects; empty: the owner
-}
-
-func newFixture(t *testing.T) *fixture {
-	t.Helper()
-	db := envtest.NewDatabase(t)
-	f := &fixture{t: t, db: db, conn: db.Connect(t), slot: envtest.Name(t)}
-	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range steps {
-		if _, err := f.conn.PgConn().Exec(t.Context(), s.SQL).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	f.exec("CREATE TABLE outbox (id text, n serial); CREATE PUBLICATION walpost FOR TABLE outbox WITH (publish = 'insert')")
-	return f
-}
-
-func (f *fixture) exec(sql string) {
-	f.t.Helper()
-	if _, err := f.conn.PgConn().Exec(f.t.Context(), sql).ReadAll(); err != nil {
-		f.t.Fatal(err)
-	}
-}
-
-func (f *fixture) source() *Source {
-	f.t.Helper()
-	log := slog.New(slog.DiscardHandler)
-	s := New(Config{
-		Slot: f.slot, Publication: "walpost", Tables: []pgx.Identifier{{"public", "outbox"}}, Initial: true, Logger: log,
-		Connect: func(ctx context.Context) (*pgx.Conn, error) {
-			cfg, err := pgx.ParseConfig(f.db.DSN)
-			if err != nil {
-				return nil, err
-			}
-			cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
-			if f.role != "" {
-				cfg.User, cfg.Password = f.role, "x"
-			}
-			return pgx.ConnectConfig(ctx, cfg)
-		},
-	})
-	inner, err := pgsource.New(pgsource.Config{
-		DSN: f.db.DSN, Slot: f.slot, Publication: "walpost", Tables: []pgsource.Table{{Schema: "public", Name: "outbox"}},
-		CreateSlot: true, Exported: s.Exported, Logger: log,
-	})
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	s.Before(inner)
-	return s
-}
-
-// open opens a stream from a position.
-func (f *fixture) open(s *Source, at cdc.Position) (cdc.Stream, error) {
-	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
-	defer cancel()
-	st, err := s.Open(ctx, func(context.Context, cdc.Position) (cdc.Position, error) { return at, nil })
-	if err == nil {
-		f.t.Cleanup(func() { _ = st.Close() })
-	}
-	return st, err
-}
-
-// collector is a handler that keeps the first column of each row.
-type collector struct {
-	ids  []string
-	ends []cdc.LSN
-	idle cdc.LSN
-	want int // rows after which it is done
-	done func()
-}
-
-func (c *collector) Begin(cdc.Transaction) error { return nil }
-
-func (c *collector) Insert(_ context.Context, ev *cdc.Event) error {
-	c.ids = append(c.ids, string(ev.Values[0].Data))
-	if len(c.ids) == c.want {
-		c.done()
-	}
-	return nil
-}
-
-func (c *collector) Commit(end cdc.LSN) error {
-	c.ends = append(c.ends, end)
-	return nil
-}
-
-func (c *collector) Idle(lsn cdc.LSN) { c.idle = max(c.idle, lsn) }
-
-// collect runs the stream until n rows have come.
-func (f *fixture) collect(st cdc.Stream, n int) *collector {
-	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.t.Context(), time.Minute)
-	defer cancel()
-	c := &collector{want: n, done: cancel}
-	if n == 0 {
-		time.AfterFunc(time.Second, cancel)
-	}
-	if err := st.Run(ctx, c); err != nil {
-		f.t.Fatal(err)
-	}
-	slices.Sort(c.ids)
-	return c
-}
 
 // What had not committed when the slot began is the stream's, and what had is the snapshot's,
 // subtransactions included: also for a later process, which has the saved plan alone. The last
 // transaction that has ended may have committed, or rolled back: the snapshot's xmin is beyond its
 // xmax then.
 func TestVisibleRowsOfSubtransactions(t *testing.T) {
-	t.Run("last committed", func(t *testing.T) { testSubtransactions(t, true) })
-	t.Run("last rolled back", func(t *testing.T) { testSubtransactions(t, false) })
+	for _, version := range envtest.Versions() {
+		server := envtest.Postgres(t)
+		if version != "" {
+			server = envtest.NewPostgres(t, testenv.PostgresConfig{Version: version})
+		}
+		for name, committed := range map[string]bool{"last committed": true, "last rolled back": false} {
+			t.Run(strings.TrimSpace(version+" "+name), func(t *testing.T) {
+				testSubtransactions(t, newFixtureIn(t, envtest.NewDatabaseOn(t, server)), committed)
+			})
+		}
+	}
 }
 
-func testSubtransactions(t *testing.T, committed bool) {
-	f := newFixture(t)
+func testSubtransactions(t *testing.T, f *fixture, committed bool) {
+	t.Helper()
 	f.exec("INSERT INTO outbox VALUES ('before')")
 	a, b, c := f.db.Connect(t), f.db.Connect(t), f.db.Connect(t)
 	write := func(conn *pgx.Conn, name string) {
@@ -321,6 +211,21 @@ func TestHandedOverIsNotPublished(t *testing.T) {
 	}
 }
 
+// Rows that the publication's filter leaves out are not published, as those of another shard.
+func TestRowFilter(t *testing.T) {
+	f := newFixture(t)
+	f.exec("ALTER PUBLICATION walpost SET TABLE outbox WHERE (n % 2 = 0); INSERT INTO outbox SELECT 'row' || i FROM generate_series(1, 4) i")
+	s := f.source()
+	st, err := f.open(s, cdc.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec("INSERT INTO outbox SELECT 'row' || i FROM generate_series(5, 8) i")
+	if got := f.collect(st, 4); !slices.Equal(got.ids, []string{"row2", "row4", "row6", "row8"}) {
+		t.Errorf("rows %q, want the even ones", got.ids)
+	}
+}
+
 // Partitions are read through their table, by a role that may read no more, and one that has gone
 // is refused.
 func TestPartitions(t *testing.T) {
@@ -378,84 +283,6 @@ func TestPartitions(t *testing.T) {
 			}
 		})
 	}
-}
-
-// What cannot go on is refused, with the way out.
-func TestRefusals(t *testing.T) {
-	begun := func(t *testing.T) (*fixture, cdc.Position) {
-		t.Helper()
-		f := newFixture(t)
-		f.exec("INSERT INTO outbox VALUES ('one')")
-		st, err := f.open(f.source(), cdc.Position{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := st.Start()
-		if err := st.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return f, start
-	}
-	refused := func(t *testing.T, err error) {
-		t.Helper()
-		var r *cdc.RefusedError
-		if !errors.As(err, &r) || r.Hint == "" {
-			t.Errorf("error %v, want a refusal with a hint", err)
-		}
-	}
-	t.Run("slot without a snapshot", func(t *testing.T) {
-		f := newFixture(t)
-		f.exec("SELECT pg_create_logical_replication_slot('" + f.slot + "', 'pgoutput')")
-		_, err := f.open(f.source(), cdc.Position{})
-		refused(t, err)
-	})
-	t.Run("setting taken away", func(t *testing.T) {
-		f, at := begun(t)
-		s := f.source()
-		s.cfg.Initial = false
-		_, err := f.open(s, at)
-		refused(t, err)
-	})
-	t.Run("plan lost", func(t *testing.T) {
-		f, at := begun(t)
-		f.exec("DELETE FROM walpost.snapshot")
-		_, err := f.open(f.source(), at)
-		refused(t, err)
-	})
-	for name, change := range map[string]string{"rewritten": "VACUUM FULL outbox", "dropped": "ALTER TABLE outbox RENAME TO other; CREATE TABLE outbox (id text, n int); ALTER PUBLICATION walpost ADD TABLE outbox"} {
-		t.Run("table "+name, func(t *testing.T) {
-			f, at := begun(t)
-			f.exec(change)
-			st, err := f.open(f.source(), at)
-			if err == nil {
-				err = st.Run(t.Context(), &collector{})
-			}
-			refused(t, err)
-		})
-	}
-	t.Run("order without an index", func(t *testing.T) {
-		f := newFixture(t)
-		s := f.source()
-		s.cfg.OrderBy = "n"
-		_, err := f.open(s, cdc.Position{})
-		refused(t, err)
-		f.exec("CREATE INDEX ON outbox (n)")
-		s = f.source()
-		s.cfg.OrderBy = "n"
-		if _, err = f.open(s, cdc.Position{}); err != nil {
-			t.Errorf("with an index: %v", err)
-		}
-	})
-	t.Run("purge", func(t *testing.T) {
-		f, _ := begun(t)
-		refused(t, CheckFinished(t.Context(), f.conn, f.slot))
-		if err := finish(t.Context(), f.conn, f.slot); err != nil {
-			t.Fatal(err)
-		}
-		if err := CheckFinished(t.Context(), f.conn, f.slot); err != nil {
-			t.Error(err)
-		}
-	})
 }
 
 // A slot whose plan was not saved is made again.
