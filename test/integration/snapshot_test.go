@@ -8,15 +8,23 @@ import (
 	"testing"
 	"time"
 
+	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/test/harness"
 )
 
-// newSnapshotStage is a stage whose slot is still to be made, behind n events in the table. They
-// were written in all ways: by subtransactions, and beside some that were rolled back.
+// newSnapshotStage is a stage whose slot is still to be made, behind n events in the table.
 func newSnapshotStage(t *testing.T, brokers []string, guarantee string, n int64) *stage {
 	t.Helper()
 	s := newStage(t, envtest.NewDatabase(t), brokers)
+	s.beforeSlot(t, guarantee, n)
+	return s
+}
+
+// beforeSlot drops the slot, and writes n events in all ways: by subtransactions, and beside some
+// that are rolled back.
+func (s *stage) beforeSlot(t *testing.T, guarantee string, n int64) {
+	t.Helper()
 	s.db.Exec(t, "SELECT pg_drop_replication_slot('"+s.slot+"')")
 	s.db.Exec(t, "GRANT SELECT ON outbox TO "+s.slot)
 	s.set("SNAPSHOT=initial", "DELIVERY_GUARANTEE="+guarantee)
@@ -26,7 +34,6 @@ func newSnapshotStage(t *testing.T, brokers []string, guarantee string, n int64)
 	s.fill(harness.Rows, 1, n/2)
 	s.fill(harness.OneTx, n/2+1, n-n/4)
 	s.fill(harness.Copy, n-n/4+1, n)
-	return s
 }
 
 // beside writes events n+1 to n+more while the snapshot is published, and returns when they are
@@ -153,4 +160,60 @@ func TestSnapshotInOrder(t *testing.T) {
 		t.Errorf("%d duplicates", r.Duplicated)
 	}
 	fmt.Printf("FIGURES snapshot in the order of a column, of rows that lie the other way round: %s\n", r)
+}
+
+// A standby goes on with the snapshot where the first instance was killed.
+func TestSnapshotTakeOver(t *testing.T) {
+	for _, guarantee := range []string{"at-least-once", "exactly-once"} {
+		t.Run(guarantee, func(t *testing.T) {
+			n := events(t)
+			s := newSnapshotStage(t, envtest.Kafka(t).Addrs(), guarantee, n)
+			s.set("CHECKPOINT_INTERVAL=100ms")
+			first := s.start("run")
+			harness.Eventually(t, time.Minute, "the snapshot begins", func() bool { return strings.Contains(first.Log(), "snapshot: publishing") })
+			other := *s
+			other.env = append([]string{}, s.env...)
+			other.admin = harness.FreeAddr(t)
+			other.set("ADMIN_LISTEN=" + other.admin)
+			second := other.start("run")
+			s.arrived(n/10, time.Minute)
+			first.Signal(syscall.SIGKILL)
+			<-first.Exited()
+			if s.snapshotDone() {
+				t.Error("the snapshot was over before the first was killed")
+			}
+			harness.Eventually(t, 2*time.Minute, "the snapshot is noted as published", s.snapshotDone)
+			other.caughtUp(time.Minute)
+			other.stop(second)
+			fmt.Printf("FIGURES snapshot, %s, the first instance killed in it, and a standby goes on: %s\n", guarantee, s.compareSnapshot(guarantee))
+		})
+	}
+}
+
+// Postgres is restarted in the middle, which ends the exported snapshot too. The living process
+// repeats nothing.
+func TestSnapshotPostgresRestarts(t *testing.T) {
+	s, pg, _ := newFaultyStage(t, "")
+	n := events(t)
+	s.beforeSlot(t, "at-least-once", n)
+	p := s.start("run")
+	for i := range 3 {
+		s.arrived(n*int64(i+1)/10, time.Minute)
+		if err := pg.Restart(t.Context(), testenv.Immediate); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.reconnect()
+	harness.Eventually(t, 2*time.Minute, "the snapshot is noted as published", s.snapshotDone)
+	s.fill(harness.OneRow, n+1, n+100)
+	s.arrived(n+100, time.Minute)
+	s.stop(p)
+	r := s.check()
+	if r.Duplicated > 0 {
+		t.Errorf("%d duplicates in one process", r.Duplicated)
+	}
+	fmt.Printf("FIGURES snapshot, Postgres restarted 3 times in it: %s\n", r)
+	if cut := strings.Count(p.Log(), "snapshot: publishing") - 1; cut < 2 {
+		t.Errorf("the snapshot was cut %d times", cut)
+	}
 }
