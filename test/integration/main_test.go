@@ -155,6 +155,7 @@ func (s *stage) caughtUp(limit time.Duration) {
 // caughtUpEvery asks less often: the metrics of many topics are long.
 func (s *stage) caughtUpEvery(interval, limit time.Duration) {
 	s.t.Helper()
+	s.flush()
 	var end string
 	if err := s.conn.QueryRow(s.t.Context(), "SELECT pg_current_wal_lsn()::text").Scan(&end); err != nil {
 		s.t.Fatal(err)
@@ -162,6 +163,23 @@ func (s *stage) caughtUpEvery(interval, limit time.Duration) {
 	harness.EventuallyEvery(s.t, interval, limit, "watermark at "+end, func() bool {
 		return harness.Acknowledged(s.t.Context(), s.admin) >= harness.MustLSN(s.t, end)
 	})
+}
+
+// flush waits until all that has committed is written to WAL, on a server that does not wait for it.
+func (s *stage) flush() {
+	s.t.Helper()
+	var setting string
+	if err := s.conn.QueryRow(s.t.Context(), "SHOW synchronous_commit").Scan(&setting); err != nil {
+		s.t.Fatal(err)
+	}
+	if setting != "off" {
+		return
+	}
+	for _, sql := range []string{"SET synchronous_commit = on", "SELECT pg_logical_emit_message(true, 'flush', '')", "RESET synchronous_commit"} {
+		if _, err := s.conn.Exec(s.t.Context(), sql); err != nil {
+			s.t.Fatal(err)
+		}
+	}
 }
 
 // check compares Kafka with the table.

@@ -82,7 +82,7 @@ var refusals = []refusal{
 	},
 	{
 		name: "SlotAheadOfCheckpoint", code: 1, message: "beyond the saved position", hint: "something else",
-		prepare: func(t *testing.T, s *stage) { s.save(t, "system_id", "'0/1'") },
+		prepare: func(t *testing.T, s *stage) { s.save(t, "system_id", "'0/200000'") },
 	},
 	{
 		name: "SlotInUse", code: 1, message: "is in use by the server process", hint: "postgres.wait_for_slot",
