@@ -99,11 +99,11 @@ BEGIN
       visible     pg_snapshot,
       parts       jsonb,
       finished_at timestamptz,
-      CONSTRAINT snapshot_plan_is_whole CHECK (num_nulls(lsn, visible, parts) IN (0, 3))
+      CONSTRAINT snapshot_plan_is_whole CHECK (num_nulls(visible, parts) IN (0, 2) AND (lsn IS NOT NULL OR visible IS NULL))
     );
     COMMENT ON TABLE walpost.snapshot IS 'What was in the outbox tables before a slot, and is published before its stream; how far that is stands in the checkpoint';
     COMMENT ON COLUMN walpost.snapshot.lsn IS
-      'Where the slot begins; NULL until the plan is made';
+      'Where the slot begins; NULL until it is made';
     COMMENT ON COLUMN walpost.snapshot.visible IS
       'The transactions whose rows are published';
   END IF;

@@ -105,7 +105,7 @@ func examinePostgres(ctx context.Context, cfg config.Config) ([]inspect.Check, t
 	}
 	p := &inspect.Postgres{
 		Conn: conn, Slot: cfg.Postgres.Slot, Source: source,
-		OwnTables: keepsTables(cfg) || cfg.Snapshot == config.SnapshotInitial,
+		OwnTables: keepsTables(cfg) || cfg.Snapshot == config.SnapshotInitial, Snapshot: cfg.Snapshot == config.SnapshotInitial,
 	}
 	for _, t := range cfg.Outbox.Tables {
 		p.Outbox = append(p.Outbox, pgx.Identifier{t.Schema, t.Name})

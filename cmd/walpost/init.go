@@ -89,6 +89,9 @@ func (c *cli) initWith(ctx context.Context, cfg config.Config, opts initOptions,
 		return c.print(steps, func(w io.Writer) error { return printSteps(w, steps) })
 	}
 	results, err := applyInit(ctx, cfg, steps)
+	if err == nil && cfg.Snapshot == config.SnapshotInitial {
+		results = append(results, initResult{File: sqlfiles.Slot, Kind: "slot", Name: cfg.Postgres.Slot, State: stateLater})
+	}
 	return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)
 }
 

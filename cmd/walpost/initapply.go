@@ -22,6 +22,7 @@ const (
 	stateCreated = "created"
 	stateExists  = "exists" // and was left as it is
 	stateFailed  = "failed"
+	stateLater   = "later" // walpost run makes it, with the snapshot
 )
 
 // initResult says what became of an object.

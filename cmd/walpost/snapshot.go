@@ -60,7 +60,7 @@ func showProgress(w *os.File) func(done, total int) {
 // snapshotLeft is the metric of the snapshot.
 func (s *service) snapshotLeft() prometheus.Collector {
 	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "walpost_snapshot_chunks_left", Help: "Chunks of the initial snapshot that are still to be published; 0 when there is none.",
+		Name: "walpost_snapshot_chunks_left", Help: "Chunks of the initial snapshot that are still to be handed to Kafka's producer; 0 when there is none.",
 	}, func() float64 {
 		p := s.snapshot.Progress()
 		if p == nil {

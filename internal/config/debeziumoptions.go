@@ -148,13 +148,29 @@ var unneeded = []string{
 	"predicates", "streaming.", "read.only", "money.", "publish.via.partition.root", "lsn.", "status.", "config.", "openlineage.", "quarkus.", "debezium.", "field.", "sourceinfo.",
 }
 
+// snapshots says what of snapshot.mode is to be done by hand: walpost goes on from the slot.
+func (t *translator) snapshots() {
+	mode, _ := t.take("snapshot.mode")
+	mode = cmp.Or(mode, "initial")
+	switch mode {
+	case "no_data", "never", "schema_only", "recovery":
+	case "initial", "when_needed", "configuration_based":
+		t.note("snapshot.mode=%s: what Debezium has published of the rows that are older than the slot is not published again; of a connector that has never run, set snapshot to initial and let walpost run make a slot of its own", mode)
+	case "always":
+		t.note("snapshot.mode=always: walpost publishes older rows once, with snapshot: initial, and not at each start; walpost replay --source table publishes them again")
+	case "initial_only":
+		t.note("snapshot.mode=initial_only: walpost goes on with what comes after; walpost replay --source table publishes rows and ends")
+	default:
+		t.note("snapshot.mode=%s: not known; walpost publishes the rows that are older than the slot with snapshot: initial", mode)
+	}
+	if value, given := t.take("snapshot.select.statement.overrides"); given {
+		t.note("snapshot.select.statement.overrides=%s: a snapshot has all rows that the publication's row filter lets through", value)
+	}
+}
+
 // rest says what becomes of all other options.
 func (t *translator) rest() {
-	switch mode, _ := t.take("snapshot.mode"); cmp.Or(mode, "initial") {
-	case "no_data", "never", "schema_only", "recovery":
-	default:
-		t.note("snapshot.mode=%s: rows that were there before the slot were published by Debezium; walpost goes on from the slot", cmp.Or(mode, "initial"))
-	}
+	t.snapshots()
 	for option, d := range differently {
 		value, ok := t.take(option)
 		if !ok && option == "extended.headers.enabled" {

@@ -38,7 +38,7 @@ var rules = []rule{
 		func(c *Config) bool { return c.Snapshot == SnapshotInitial && c.Checkpoint.Store == StoreSlot },
 	},
 	{
-		"outbox.order_by", "snapshot", noEffect, "set snapshot to initial",
+		"outbox.order_by", "snapshot", noEffectIf, "set snapshot to initial",
 		func(c *Config) bool { return c.Outbox.OrderBy != "" && c.Snapshot == SnapshotNone },
 	},
 	{

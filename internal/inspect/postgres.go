@@ -34,6 +34,9 @@ type Postgres struct {
 	Saved    *cdc.Checkpoint
 	SavedErr error
 
+	// Snapshot says that walpost run makes the slot.
+	Snapshot bool
+
 	// OwnTables says that the checkpoint is kept in the database.
 	OwnTables bool
 }
@@ -142,6 +145,9 @@ func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 	case err != nil:
 		return nil, err
 	case s == nil:
+		if p.Snapshot {
+			return warn("start walpost run, which makes it with the snapshot", "slot %q does not exist yet", p.Slot)
+		}
 		return fail("run walpost init; events from then on are published", "slot %q does not exist", p.Slot)
 	}
 	if err := pgsource.CheckSlot(p.Slot, s); err != nil {
@@ -154,7 +160,7 @@ func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 	case s.WALStatus == "extended":
 		return warn("see that walpost run is up and catches up", "%s, more than max_wal_size", text)
 	case !s.Active:
-		return warn("start walpost run, unless it pulls a backlog at this moment", "%s, and nobody streams from it", text)
+		return warn("start walpost run, unless it pulls a backlog or publishes a snapshot at this moment", "%s, and nobody streams from it", text)
 	}
 	return ok("%s", text)
 }

@@ -71,7 +71,7 @@ func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, pla
 	if err := checkFilter(ctx, conn, publication); err != nil {
 		return err
 	}
-	rel, err := t.describe(ctx, conn)
+	rel, err := t.describe(ctx, conn, publication)
 	if err != nil {
 		return err
 	}
@@ -129,15 +129,15 @@ func (t Table) rows(ctx context.Context, conn *pgx.Conn, query string, rel *cdc.
 	return nil
 }
 
-func (t Table) describe(ctx context.Context, conn *pgx.Conn) (*cdc.Relation, error) {
-	rel, err := table.Describe(ctx, conn, t.Name)
+func (t Table) describe(ctx context.Context, conn *pgx.Conn, publication string) (*cdc.Relation, error) {
+	rel, err := table.Describe(ctx, conn, t.Name, "")
 	if err != nil {
 		return nil, err
 	}
 	if !slices.ContainsFunc(rel.Columns, func(c cdc.Column) bool { return c.Name == t.OrderBy }) {
 		return nil, cdc.Refuse("name one with --order-by", "table %s has no column %q to order by", t.Name.Sanitize(), t.OrderBy)
 	}
-	return rel, nil
+	return table.Describe(ctx, conn, t.Name, publication)
 }
 
 // Publish hands each event of a read to a sink, and waits until all are acknowledged.

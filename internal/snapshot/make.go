@@ -63,15 +63,24 @@ func enter(ctx context.Context, conn *pgx.Conn, snapshot string) error {
 // mayRead refuses tables that the role may not read, before a slot is made for them.
 func (cfg Config) mayRead(ctx context.Context, conn *pgx.Conn) error {
 	for _, name := range cfg.Tables {
-		var may, standby bool
-		if err := conn.QueryRow(ctx, "SELECT has_table_privilege($1, 'SELECT'), pg_is_in_recovery()", name.Sanitize()).Scan(&may, &standby); err != nil {
+		var may, policies, standby bool
+		const query = "SELECT has_table_privilege($1, 'SELECT'), row_security_active($1), pg_is_in_recovery()"
+		if err := conn.QueryRow(ctx, query, name.Sanitize()).Scan(&may, &policies, &standby); err != nil {
 			return readError(name, err)
 		}
 		if !may {
 			return cdc.Refuse(fmt.Sprintf("GRANT SELECT ON %s TO walpost's role, and USAGE on its schema", name.Sanitize()), "table %s may not be read, which a snapshot needs", name.Sanitize())
 		}
+		if policies {
+			return cdc.Refuse("ALTER ROLE walpost's BYPASSRLS, or let a role without policies run walpost", "row-level security of table %s would hide rows from the snapshot", name.Sanitize())
+		}
 		if standby {
 			return errors.New("connected to a standby")
+		}
+		if cfg.OrderBy != "" {
+			if err := checkOrder(ctx, conn, name, cfg.OrderBy); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -127,23 +136,28 @@ const leafQuery = `
 		coalesce((SELECT min(filter) FROM listed WHERE listed.oid = leaf.oid OR listed.oid IN (SELECT relid::oid FROM pg_partition_ancestors(leaf.oid))), '')
 	FROM leaf ORDER BY relname, oid`
 
-// bound reads the bounds of a part that is ordered.
-func (p *part) bound(ctx context.Context, conn *pgx.Conn) error {
+// checkOrder refuses a column that the rows cannot be read in the order of.
+func checkOrder(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, orderBy string) error {
 	const indexed = `SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = $1::regclass AND attname = $2 AND NOT attisdropped),
 		EXISTS (SELECT FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
 			WHERE i.indrelid = $1::regclass AND a.attname = $2 AND i.indisvalid AND i.indpred IS NULL)`
 	var column, index bool
-	if err := conn.QueryRow(ctx, indexed, p.Name.Sanitize(), p.OrderBy).Scan(&column, &index); err != nil {
-		return readError(p.Name, err)
+	if err := conn.QueryRow(ctx, indexed, name.Sanitize(), orderBy).Scan(&column, &index); err != nil {
+		return readError(name, err)
 	}
-	order := pgx.Identifier{p.OrderBy}.Sanitize()
 	switch {
 	case !column:
-		return cdc.Refuse("set outbox.order_by to one that it has, or to nothing", "table %s has no column %q", p.Name.Sanitize(), p.OrderBy)
+		return cdc.Refuse("set outbox.order_by to one that it has, or to nothing", "table %s has no column %q", name.Sanitize(), orderBy)
 	case !index:
-		return cdc.Refuse(fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s), or leave outbox.order_by out", p.Name.Sanitize(), order),
-			"no index of table %s begins with column %q: each chunk of the snapshot would read the whole table", p.Name.Sanitize(), p.OrderBy)
+		return cdc.Refuse(fmt.Sprintf("CREATE INDEX CONCURRENTLY ON %s (%s), or leave outbox.order_by out", name.Sanitize(), pgx.Identifier{orderBy}.Sanitize()),
+			"no index of table %s begins with column %q: each chunk of the snapshot would read the whole table", name.Sanitize(), orderBy)
 	}
+	return nil
+}
+
+// bound reads the bounds of a part that is ordered.
+func (p *part) bound(ctx context.Context, conn *pgx.Conn) error {
+	order := pgx.Identifier{p.OrderBy}.Sanitize()
 	query := fmt.Sprintf("SELECT DISTINCT bound::text AS text, bound FROM (SELECT %s AS bound, row_number() OVER (ORDER BY %[1]s) AS n FROM %s WHERE %[1]s IS NOT NULL) r WHERE n %% %[3]d = 0 ORDER BY bound",
 		order, p.Name.Sanitize(), chunkRows)
 	err := table.Read(ctx, conn.PgConn(), query, func(values [][]byte) error {
@@ -168,7 +182,7 @@ func readError(name pgx.Identifier, err error) error {
 }
 
 // anew is what to do where a snapshot cannot go on.
-const anew = "find out what of it the consumers have. To start anew, drop the slot and delete its checkpoint; to stream without these rows, delete the checkpoint and the row in walpost.snapshot, and set snapshot to none"
+const anew = "find out what of it the consumers have. To start anew, drop the slot and delete its checkpoint; to stream without these rows, delete the checkpoint and the row in walpost.snapshot, and set snapshot to none (docs/operations.md says how)"
 
 func hasCode(err error, codes ...string) bool {
 	var pgErr *pgconn.PgError

@@ -31,7 +31,8 @@ type plan struct {
 	Visible visible   // which rows they are
 	Parts   []part
 
-	Finished bool // and published
+	Planned  bool // with Visible and Parts
+	Finished bool // and published, or given up before it was planned
 }
 
 // part is a table or a partition of one, or a whole table that is read in the order of a column.
@@ -144,20 +145,28 @@ func begin(ctx context.Context, conn *pgx.Conn, slot string) error {
 	return nil
 }
 
+// note notes where the slot begins that was made: until the plan is saved this tells it from one
+// that somebody else makes.
+func note(ctx context.Context, conn *pgx.Conn, slot string, lsn cdc.LSN) error {
+	if _, err := conn.Exec(ctx, "UPDATE walpost.snapshot SET lsn = $2::text::pg_lsn WHERE slot = $1", slot, lsn.String()); err != nil {
+		return tableError(err)
+	}
+	return nil
+}
+
 func (p *plan) save(ctx context.Context, conn *pgx.Conn, slot string) error {
 	parts, err := json.Marshal(p.Parts)
 	if err != nil {
 		return err
 	}
-	const update = `UPDATE walpost.snapshot SET lsn = $2::text::pg_lsn, visible = $3::text::pg_snapshot, parts = $4::text::jsonb WHERE slot = $1 AND lsn IS NULL RETURNING begun_at`
+	const update = `UPDATE walpost.snapshot SET visible = $3::text::pg_snapshot, parts = $4::text::jsonb WHERE slot = $1 AND lsn = $2::text::pg_lsn AND visible IS NULL RETURNING begun_at`
 	if err := conn.QueryRow(ctx, update, slot, p.LSN.String(), p.Visible.String(), string(parts)).Scan(&p.Begun); err != nil {
 		return tableError(err)
 	}
 	return nil
 }
 
-// load returns the plan of a slot, or nil if there is none. That of a slot that was not finished
-// has no LSN.
+// load returns the plan of a slot, or nil if there is none. Planned tells whether it was made.
 func load(ctx context.Context, conn *pgx.Conn, slot string) (*plan, error) {
 	var (
 		p                   plan
@@ -171,11 +180,16 @@ func load(ctx context.Context, conn *pgx.Conn, slot string) (*plan, error) {
 		return nil, nil
 	case err != nil:
 		return nil, tableError(err)
-	case lsn == nil || visible == nil || parts == nil:
-		return &p, nil
 	}
 	p.Finished = finished != nil
-	if p.LSN, err = cdc.ParseLSN(*lsn); err == nil {
+	if lsn != nil {
+		p.LSN, err = cdc.ParseLSN(*lsn)
+	}
+	if visible == nil || parts == nil {
+		return &p, err
+	}
+	p.Planned = true
+	if err == nil {
 		p.Visible, err = parseVisible(*visible)
 	}
 	if err = errors.Join(err, json.Unmarshal([]byte(*parts), &p.Parts)); err != nil {

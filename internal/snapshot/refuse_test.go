@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 // What cannot go on is refused, with the way out.
@@ -66,6 +67,9 @@ func TestRefusals(t *testing.T) {
 		s.cfg.OrderBy = "n"
 		_, err := f.open(s, cdc.Position{})
 		refused(t, err)
+		if slot, err := pgsource.ReadSlot(t.Context(), f.conn, f.slot); slot != nil || err != nil {
+			t.Errorf("a slot was made: %+v, %v", slot, err)
+		}
 		f.exec("CREATE INDEX ON outbox (n)")
 		s = f.source()
 		s.cfg.OrderBy = "n"

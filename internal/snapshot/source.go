@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
@@ -79,7 +80,8 @@ type Source struct {
 	plan     *plan              // of the slot that Open has just made
 	exported *pgsource.Exported // with it
 
-	progress atomic.Pointer[Progress]
+	ineffective sync.Once // a setting that comes too late was warned of
+	progress    atomic.Pointer[Progress]
 }
 
 // New returns a source, which is complete with Before.
@@ -144,7 +146,7 @@ func (s *Source) find(ctx context.Context, saved cdc.Position) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	made := p != nil && p.LSN > 0
+	made := p != nil && p.Planned
 	switch {
 	case within && !made:
 		return nil, cdc.Refuse("drop the slot and delete its checkpoint to start anew", "checkpoint %s of slot %q is in a snapshot of which walpost.snapshot knows nothing", saved.LSN, s.cfg.Slot)
@@ -153,6 +155,9 @@ func (s *Source) find(ctx context.Context, saved cdc.Position) (*plan, error) {
 	case within:
 		return p, s.same(ctx, conn, p)
 	case !first && !made:
+		s.ineffective.Do(func() {
+			s.cfg.Logger.Warn("snapshot: initial has no effect: the slot is published from already, without a snapshot", "slot", s.cfg.Slot, "checkpoint_lsn", saved.LSN.String())
+		})
 		return nil, nil
 	case !first:
 		return p, nil // its end may still have to be saved, and is to be noted then
@@ -171,12 +176,13 @@ func (s *Source) first(ctx context.Context, conn *pgx.Conn, p *plan) (*plan, err
 			return nil, err
 		}
 		return nil, begin(ctx, conn, s.cfg.Slot)
-	case p == nil:
-		return nil, cdc.Refuse("drop the slot, for walpost run to make it with a snapshot; or set snapshot to none", "slot %q was made without a snapshot: nothing tells which rows are older", s.cfg.Slot)
-	case p.Finished:
+	case p != nil && p.Planned && p.Finished:
 		return nil, nil
-	case p.LSN > 0:
+	case p != nil && p.Planned:
 		return p, s.same(ctx, conn, p)
+	case p == nil || p.Finished || p.LSN != slot.ConfirmedFlush:
+		return nil, cdc.Refuse("set snapshot to none; or, if no event was written since it was made that is not in the table any more, SELECT pg_drop_replication_slot("+quote(s.cfg.Slot)+"), for walpost run to make it with a snapshot",
+			"slot %q was made without a snapshot: nothing tells which rows are older", s.cfg.Slot)
 	}
 	if err := pgsource.DropSlot(ctx, conn, s.cfg.Slot); err != nil {
 		return nil, err
@@ -203,14 +209,14 @@ func (s *Source) Exported(ctx context.Context, e pgsource.Exported) (err error) 
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
+	if err := note(ctx, conn, s.cfg.Slot, e.LSN); err != nil {
+		return err
+	}
 	p, err := makePlan(ctx, conn, s.cfg, e)
 	if err != nil {
 		var refused *cdc.RefusedError
-		if errors.As(err, &refused) { // for what is mended to begin with a new slot
-			if fresh, cerr := s.cfg.Connect(ctx); cerr == nil {
-				err = errors.Join(err, pgsource.DropSlot(ctx, fresh, s.cfg.Slot))
-				_ = fresh.Close(ctx)
-			}
+		if errors.As(err, &refused) {
+			err = errors.Join(err, s.giveUp(ctx))
 		}
 		return err
 	}
@@ -219,6 +225,17 @@ func (s *Source) Exported(ctx context.Context, e pgsource.Exported) (err error) 
 	}
 	s.plan = p
 	return nil
+}
+
+// giveUp drops a slot whose snapshot cannot be planned, so that what is mended begins with a new
+// one.
+func (s *Source) giveUp(ctx context.Context) error {
+	conn, err := s.cfg.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	return errors.Join(pgsource.DropSlot(ctx, conn, s.cfg.Slot), finish(ctx, conn, s.cfg.Slot))
 }
 
 // CheckFinished refuses what must wait for the end of a slot's snapshot.

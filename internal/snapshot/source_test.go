@@ -15,6 +15,7 @@ import (
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 // What had not committed when the slot began is the stream's, and what had is the snapshot's,
@@ -285,18 +286,29 @@ func TestPartitions(t *testing.T) {
 	}
 }
 
-// A slot whose plan was not saved is made again.
+// A slot whose plan was not saved is made again, and no other of that name is touched.
 func TestPlanNotSaved(t *testing.T) {
 	f := newFixture(t)
 	f.exec("INSERT INTO outbox VALUES ('one')")
-	s := f.source()
 	if err := begin(t.Context(), f.conn, f.slot); err != nil {
 		t.Fatal(err)
 	}
 	f.exec("SELECT pg_create_logical_replication_slot('" + f.slot + "', 'pgoutput')")
 	f.exec("INSERT INTO outbox VALUES ('two')")
-	if _, err := f.open(s, cdc.Position{}); err == nil {
-		t.Fatal("Open() = nil, want to be asked again")
+	s := f.source()
+	var refused *cdc.RefusedError
+	if _, err := f.open(s, cdc.Position{}); !errors.As(err, &refused) {
+		t.Fatalf("Open() = %v for a slot that somebody has made, want a refusal", err)
+	}
+	slot, err := pgsource.ReadSlot(t.Context(), f.conn, f.slot)
+	if err != nil || slot == nil {
+		t.Fatalf("the slot is %v, %v", slot, err)
+	}
+	if err := note(t.Context(), f.conn, f.slot, slot.ConfirmedFlush); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.open(s, cdc.Position{}); err == nil || errors.As(err, &refused) {
+		t.Fatalf("Open() = %v for one that was made here, want to be asked again", err)
 	}
 	st, err := f.open(s, cdc.Position{})
 	if err != nil {
@@ -304,5 +316,18 @@ func TestPlanNotSaved(t *testing.T) {
 	}
 	if got := f.collect(st, 2).ids; !slices.Equal(got, []string{"one", "two"}) {
 		t.Errorf("rows %q", got)
+	}
+}
+
+// Columns that the publication leaves out are left out.
+func TestColumnList(t *testing.T) {
+	f := newFixture(t)
+	f.exec("ALTER PUBLICATION walpost SET TABLE outbox (n); INSERT INTO outbox VALUES ('secret', 7)")
+	st, err := f.open(f.source(), cdc.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := f.collect(st, 1).ids; !slices.Equal(got, []string{"7"}) {
+		t.Errorf("first values %q, want that of the published column", got)
 	}
 }

@@ -195,7 +195,7 @@ func (st *stream) describe(ctx context.Context) (map[string]*cdc.Relation, error
 		if relations[name.Sanitize()] != nil {
 			continue
 		}
-		rel, err := table.Describe(ctx, conn, name)
+		rel, err := table.Describe(ctx, conn, name, st.src.cfg.Publication)
 		if err != nil {
 			return nil, readError(name, err)
 		}

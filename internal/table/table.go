@@ -28,11 +28,20 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
-// Describe is the table as a stream would describe it.
-func Describe(ctx context.Context, conn *pgx.Conn, name pgx.Identifier) (*cdc.Relation, error) {
-	const query = `SELECT attname, atttypid::bigint, atttypmod, attnotnull, (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = atttypid)
-		FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' ORDER BY attnum`
-	rows, err := conn.Query(ctx, query, name.Sanitize())
+// Describe is the table as a stream of a publication would describe it, whose list of columns may
+// leave some out (15 and later). Without a publication it has all.
+func Describe(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, publication string) (*cdc.Relation, error) {
+	const query = `
+		WITH listed AS (
+			SELECT to_jsonb(t)->'attnames' AS columns FROM pg_publication_tables t
+			JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
+			WHERE t.pubname = $2 AND c.oid IN (SELECT $1::regclass::oid UNION SELECT relid::oid FROM pg_partition_tree($1::regclass)
+				UNION SELECT relid::oid FROM pg_partition_ancestors($1::regclass)))
+		SELECT attname, atttypid::bigint, atttypmod, attnotnull, (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = atttypid)
+		FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+			AND NOT EXISTS (SELECT FROM listed WHERE jsonb_typeof(columns) = 'array' AND NOT columns ? attname::text)
+		ORDER BY attnum`
+	rows, err := conn.Query(ctx, query, name.Sanitize(), publication)
 	if err != nil {
 		return nil, fmt.Errorf("describe table %s: %w", name.Sanitize(), err)
 	}
