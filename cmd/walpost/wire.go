@@ -238,8 +238,8 @@ func sourceConfig(cfg config.Config, router *outbox.Router, log *slog.Logger, re
 	return pgsource.Config{
 		DSN: p.ConnString(), Slot: p.Slot, Publication: p.Publication, Tables: tables,
 		Columns: router.Columns(), Binary: outbox.BinarySafe, Messages: messages(cfg, router),
-		Describe:    cfg.Outbox.KeyFormat == config.FormatJSONSchema || cfg.Outbox.ValueFormat == config.FormatJSONSchema,
-		Filtered:    p.Shard.Count > 0,
+		Describe: cfg.Outbox.KeyFormat == config.FormatJSONSchema || cfg.Outbox.ValueFormat == config.FormatJSONSchema,
+		Filtered: p.Shard.Count > 0, RefuseUpdates: cfg.Outbox.Update == config.UpdateStop,
 		CreateSlot:  p.CreateSlot && cfg.Checkpoint.Store != config.StoreSlot,
 		Failover:    pgsource.Failover(p.Failover),
 		WaitForSlot: p.WaitForSlot, StatusInterval: p.StatusInterval, PullAbove: pullAbove(p.PullAbove),

@@ -58,6 +58,15 @@ type Postgres struct {
 	WaitForSlot    bool
 }
 
+// Update says what to do at an update of an outbox row.
+type Update string
+
+// The values of [Update].
+const (
+	UpdateWarn Update = "warn"
+	UpdateStop Update = "stop"
+)
+
 // Snapshot says what of the rows that are older than the slot.
 type Snapshot string
 
@@ -90,6 +99,9 @@ type Outbox struct {
 	// OrderBy is the column whose order rows are published in that are read from the table.
 	// Empty means as they lie there.
 	OrderBy string
+
+	// Update says what an update of a row is, which is never an event.
+	Update Update
 
 	// Place holds column:header[:alias], column:envelope[:alias] or column:partition.
 	Place        []string

@@ -38,7 +38,7 @@ func (t *translator) router() {
 	}
 	switch policy, _ := t.take(t.prefix + "table.op.invalid.behavior"); policy {
 	case "fatal":
-		t.note("table.op.invalid.behavior=fatal: walpost logs a warning for an update and goes on; a publication of inserts alone has none")
+		t.values["outbox.update"] = string(UpdateStop)
 	case "", "warn", "error":
 	}
 	if field, ok := t.take(t.prefix + "tracing.span.context.field"); ok {

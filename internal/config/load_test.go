@@ -83,7 +83,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Outbox: Outbox{
 			Tables: []Table{{"public", "outbox"}}, ID: "id", Key: "aggregateid", Route: "aggregatetype", Payload: "payload",
-			Topic: "outbox.event.${routedByValue}", RouteRegex: "(?<routedByValue>.*)", PlaceMissing: PlaceMissingError,
+			Topic: "outbox.event.${routedByValue}", RouteRegex: "(?<routedByValue>.*)", PlaceMissing: PlaceMissingError, Update: UpdateWarn,
 			KeyFormat: FormatRaw, ValueFormat: FormatRaw, SchemaName: "walpost", Headers: HeadersDebezium,
 		},
 		Kafka: Kafka{Brokers: []string{"localhost:9092"}, Compression: CompressionLZ4, TransactionTimeout: time.Minute},
@@ -192,7 +192,7 @@ func samples(t *testing.T) map[string]sample {
 		"outbox.headers":                      {text: "CloudEvents"},
 		"outbox.cloudevents_source":           {text: "/shop"},
 		"messages.prefix":                     {text: "events"},
-		"snapshot":                            {text: "initial"},
+		"snapshot": {text: "initial"}, "outbox.update": {text: "Stop"},
 		"outbox.order_by":                     {text: "created_at", with: []string{"snapshot=initial"}},
 		"purge.archive_bucket":                {text: "s3://archive/out", with: []string{"purge.archive=ndjson", "purge.archive_dir=" + filepath.Dir(there)}},
 		"kafka.brokers":                       {text: "one:9092,two"},

@@ -36,6 +36,11 @@ var outboxSettings = []setting{
 		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.Timestamp }),
 	},
 	{
+		Key: "outbox.update", Default: "warn",
+		Help:  "What an update of an outbox row does, where the publication has updates: it is logged, or stops walpost. It is no event.",
+		field: into(oneOf(UpdateWarn, UpdateStop), func(c *Config) *Update { return &c.Outbox.Update }),
+	},
+	{
 		Key: "outbox.order_by", Means: "as they lie in the table",
 		Help:  "Column in whose order a snapshot publishes the rows; an index must begin with it.",
 		field: into(optionalIdentifier, func(c *Config) *string { return &c.Outbox.OrderBy }),

@@ -59,6 +59,10 @@ type Config struct {
 	// they have committed. Nil reads tables alone.
 	Messages *Messages
 
+	// RefuseUpdates ends the stream with a refusal at an update of an outbox row, which is else
+	// logged, and is no event either way.
+	RefuseUpdates bool
+
 	// Filtered says that the publication is known to have a row filter, which is else
 	// warned of.
 	Filtered bool

@@ -198,7 +198,7 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 	case *pgoutput.Relation:
 		return st.upsert(ctx, m.Relation)
 	case *pgoutput.Update:
-		st.warnUpdate(m.RelationID)
+		return st.update(m.RelationID)
 	case *pgoutput.StreamStart:
 		in.xid = m.XID
 	case *pgoutput.StreamAbort:
@@ -259,9 +259,16 @@ func (st *Stream) commit(h cdc.Handler, end cdc.LSN) error {
 	return h.Commit(end)
 }
 
-// warnUpdate says that updates are not events.
-func (st *Stream) warnUpdate(oid uint32) {
-	if rel, ok := st.in.relations[oid]; ok && rel.outbox {
-		st.warnOnce(rel.Relation, "an outbox row was updated: only inserts are events, the update is not published")
+// update says that updates are not events, or refuses to go on.
+func (st *Stream) update(oid uint32) error {
+	rel, ok := st.in.relations[oid]
+	switch {
+	case !ok || !rel.outbox:
+		return nil
+	case st.cfg.RefuseUpdates:
+		return cdc.Refuse("find out what updates it. Set outbox.update to warn to go on, which does not publish the update; a publication with publish = 'insert' has none",
+			"a row of the outbox table %s.%s was updated in the transaction committed at %s: only inserts are events", rel.Schema, rel.Name, st.in.event.Transaction.CommitLSN)
 	}
+	st.warnOnce(rel.Relation, "an outbox row was updated: only inserts are events, the update is not published")
+	return nil
 }
