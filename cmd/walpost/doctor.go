@@ -16,6 +16,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 func (c *cli) doctorCommand() *cobra.Command {
@@ -99,7 +100,7 @@ func examinePostgres(ctx context.Context, cfg config.Config) ([]inspect.Check, t
 	if err != nil {
 		return []inspect.Check{failedCheck("configuration", err, "")}, 0
 	}
-	source, err := newSource(cfg, router, slog.New(slog.DiscardHandler), nil)
+	source, err := pgsource.New(sourceConfig(cfg, router, slog.New(slog.DiscardHandler), nil))
 	if err != nil {
 		return []inspect.Check{failedCheck("configuration", err, "")}, 0
 	}

@@ -16,7 +16,8 @@ func (c *cli) runCommand() *cobra.Command {
 		Long: `Stream the outbox until told to stop: the main job.
 
 Creates its slot and its checkpoint table when they are missing and the role
-may; never the outbox table or the publication. On SIGTERM or SIGINT it stops
+may; never the outbox table or the publication. With snapshot: initial it first publishes
+the rows that are older than the slot. On SIGTERM or SIGINT it stops
 reading, waits for what is in flight, saves the checkpoint, confirms it to
 Postgres and exits with 0. A second signal ends it at once.
 

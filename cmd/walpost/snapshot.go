@@ -20,6 +20,7 @@ func (s *service) newSources(router *outbox.Router) (err error) {
 	sc := snapshot.Config{
 		Slot: cfg.Postgres.Slot, Publication: cfg.Postgres.Publication, OrderBy: cfg.Outbox.OrderBy,
 		Initial: cfg.Snapshot == config.SnapshotInitial, Logger: s.log, Progress: showProgress(os.Stderr),
+		// Not as the commands connect: for these a server that does not answer is the end.
 		Connect: func(ctx context.Context) (*pgx.Conn, error) {
 			conn, err := connConfig(cfg.Postgres.ConnString())
 			if err != nil {

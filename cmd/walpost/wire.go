@@ -225,10 +225,6 @@ func newRouter(o config.Outbox) (*outbox.Router, error) {
 	})
 }
 
-func newSource(cfg config.Config, router *outbox.Router, log *slog.Logger, reg prometheus.Registerer) (*pgsource.Source, error) {
-	return pgsource.New(sourceConfig(cfg, router, log, reg))
-}
-
 func sourceConfig(cfg config.Config, router *outbox.Router, log *slog.Logger, reg prometheus.Registerer) pgsource.Config {
 	var tables []pgsource.Table
 	for _, t := range cfg.Outbox.Tables {

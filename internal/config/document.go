@@ -67,7 +67,7 @@ func (d *document) add(s *setting, text string) *yaml.Node {
 	if ok {
 		parent = d.section(section)
 	} else {
-		d.last.Value, d.root.Kind = section, yaml.MappingNode
+		d.last.Value = section
 	}
 	parent.Content = append(parent.Content, d.last, value)
 	return value
@@ -77,7 +77,6 @@ func (d *document) add(s *setting, text string) *yaml.Node {
 func (d *document) comment(text string) { d.last.HeadComment = text }
 
 func (d *document) section(key string) *yaml.Node {
-	d.root.Kind = yaml.MappingNode
 	if d.sections == nil {
 		d.sections = map[string]*yaml.Node{}
 	}
@@ -98,6 +97,7 @@ func (d *document) section(key string) *yaml.Node {
 var sectionStart = regexp.MustCompile(`\n([a-z]+:\n)`)
 
 func (d *document) marshal() ([]byte, error) {
+	d.root.Kind = yaml.MappingNode
 	var b bytes.Buffer
 	encoder := yaml.NewEncoder(&b)
 	encoder.SetIndent(2)

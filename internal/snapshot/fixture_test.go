@@ -2,6 +2,8 @@ package snapshot
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"slices"
@@ -135,4 +137,67 @@ func (f *fixture) collect(st cdc.Stream, n int) *collector {
 	}
 	slices.Sort(c.ids)
 	return c
+}
+
+// write begins a transaction that writes rows in subtransactions, one of them rolled back, and
+// returns its number.
+func (f *fixture) write(conn *pgx.Conn, name string) (xid string) {
+	f.t.Helper()
+	sql := fmt.Sprintf(`BEGIN; INSERT INTO outbox VALUES ('%[1]s'); SAVEPOINT one; INSERT INTO outbox VALUES ('%[1]s sub');
+		SAVEPOINT two; INSERT INTO outbox VALUES ('%[1]s sub sub'); SAVEPOINT three; INSERT INTO outbox VALUES ('%[1]s rolled back'); ROLLBACK TO three`, name)
+	if _, err := conn.PgConn().Exec(f.t.Context(), sql).ReadAll(); err != nil {
+		f.t.Fatal(err)
+	}
+	if err := conn.QueryRow(f.t.Context(), "SELECT pg_current_xact_id()::text").Scan(&xid); err != nil {
+		f.t.Fatal(err)
+	}
+	return xid
+}
+
+func (f *fixture) commit(conn *pgx.Conn) {
+	f.t.Helper()
+	if _, err := conn.Exec(f.t.Context(), "COMMIT"); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+// awaited waits until another session, which makes the slot, waits for the transaction's end.
+func (f *fixture) awaited(xid string) {
+	f.t.Helper()
+	const query = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted AND transactionid = $1::text::xid)"
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); {
+		var waits bool
+		if err := f.conn.QueryRow(f.t.Context(), query, xid).Scan(&waits); err != nil {
+			f.t.Fatal(err)
+		}
+		if waits {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	f.t.Fatalf("nobody waits for transaction %s", xid)
+}
+
+// begun is a fixture with a snapshot of a row, of which nothing is published.
+func begun(t *testing.T) (*fixture, cdc.Position) {
+	t.Helper()
+	f := newFixture(t)
+	f.exec("INSERT INTO outbox VALUES ('one')")
+	st, err := f.open(f.source(), cdc.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := st.Start()
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return f, start
+}
+
+func wantRefusal(t *testing.T, err error) {
+	t.Helper()
+	var r *cdc.RefusedError
+	if !errors.As(err, &r) || r.Hint == "" {
+		t.Errorf("error %v, want a refusal with a hint", err)
+	}
 }

@@ -145,9 +145,9 @@ func begin(ctx context.Context, conn *pgx.Conn, slot string) error {
 	return nil
 }
 
-// note notes where the slot begins that was made: until the plan is saved this tells it from one
+// noteSlot notes where the slot begins that was made: until the plan is saved this tells it from one
 // that somebody else makes.
-func note(ctx context.Context, conn *pgx.Conn, slot string, lsn cdc.LSN) error {
+func noteSlot(ctx context.Context, conn *pgx.Conn, slot string, lsn cdc.LSN) error {
 	if _, err := conn.Exec(ctx, "UPDATE walpost.snapshot SET lsn = $2::text::pg_lsn WHERE slot = $1", slot, lsn.String()); err != nil {
 		return tableError(err)
 	}

@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -10,45 +9,24 @@ import (
 
 // What cannot go on is refused, with the way out.
 func TestRefusals(t *testing.T) {
-	begun := func(t *testing.T) (*fixture, cdc.Position) {
-		t.Helper()
-		f := newFixture(t)
-		f.exec("INSERT INTO outbox VALUES ('one')")
-		st, err := f.open(f.source(), cdc.Position{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		start := st.Start()
-		if err := st.Close(); err != nil {
-			t.Fatal(err)
-		}
-		return f, start
-	}
-	refused := func(t *testing.T, err error) {
-		t.Helper()
-		var r *cdc.RefusedError
-		if !errors.As(err, &r) || r.Hint == "" {
-			t.Errorf("error %v, want a refusal with a hint", err)
-		}
-	}
 	t.Run("slot without a snapshot", func(t *testing.T) {
 		f := newFixture(t)
 		f.exec("SELECT pg_create_logical_replication_slot('" + f.slot + "', 'pgoutput')")
 		_, err := f.open(f.source(), cdc.Position{})
-		refused(t, err)
+		wantRefusal(t, err)
 	})
 	t.Run("setting taken away", func(t *testing.T) {
 		f, at := begun(t)
 		s := f.source()
 		s.cfg.Initial = false
 		_, err := f.open(s, at)
-		refused(t, err)
+		wantRefusal(t, err)
 	})
 	t.Run("plan lost", func(t *testing.T) {
 		f, at := begun(t)
 		f.exec("DELETE FROM walpost.snapshot")
 		_, err := f.open(f.source(), at)
-		refused(t, err)
+		wantRefusal(t, err)
 	})
 	for name, change := range map[string]string{"rewritten": "VACUUM FULL outbox", "dropped": "ALTER TABLE outbox RENAME TO other; CREATE TABLE outbox (id text, n int); ALTER PUBLICATION walpost ADD TABLE outbox"} {
 		t.Run("table "+name, func(t *testing.T) {
@@ -58,7 +36,7 @@ func TestRefusals(t *testing.T) {
 			if err == nil {
 				err = st.Run(t.Context(), &collector{})
 			}
-			refused(t, err)
+			wantRefusal(t, err)
 		})
 	}
 	t.Run("order without an index", func(t *testing.T) {
@@ -66,7 +44,7 @@ func TestRefusals(t *testing.T) {
 		s := f.source()
 		s.cfg.OrderBy = "n"
 		_, err := f.open(s, cdc.Position{})
-		refused(t, err)
+		wantRefusal(t, err)
 		if slot, err := pgsource.ReadSlot(t.Context(), f.conn, f.slot); slot != nil || err != nil {
 			t.Errorf("a slot was made: %+v, %v", slot, err)
 		}
@@ -79,7 +57,7 @@ func TestRefusals(t *testing.T) {
 	})
 	t.Run("purge", func(t *testing.T) {
 		f, _ := begun(t)
-		refused(t, CheckFinished(t.Context(), f.conn, f.slot))
+		wantRefusal(t, CheckFinished(t.Context(), f.conn, f.slot))
 		if err := finish(t.Context(), f.conn, f.slot); err != nil {
 			t.Fatal(err)
 		}

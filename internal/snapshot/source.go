@@ -209,7 +209,7 @@ func (s *Source) Exported(ctx context.Context, e pgsource.Exported) (err error) 
 		return err
 	}
 	defer func() { _ = conn.Close(ctx) }()
-	if err := note(ctx, conn, s.cfg.Slot, e.LSN); err != nil {
+	if err := noteSlot(ctx, conn, s.cfg.Slot, e.LSN); err != nil {
 		return err
 	}
 	p, err := makePlan(ctx, conn, s.cfg, e)

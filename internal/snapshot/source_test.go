@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
@@ -40,35 +39,8 @@ func testSubtransactions(t *testing.T, f *fixture, committed bool) {
 	t.Helper()
 	f.exec("INSERT INTO outbox VALUES ('before')")
 	a, b, c := f.db.Connect(t), f.db.Connect(t), f.db.Connect(t)
-	write := func(conn *pgx.Conn, name string) {
-		t.Helper()
-		if _, err := conn.PgConn().Exec(t.Context(), fmt.Sprintf(`BEGIN; INSERT INTO outbox VALUES ('%[1]s'); SAVEPOINT one; INSERT INTO outbox VALUES ('%[1]s sub');
-			SAVEPOINT two; INSERT INTO outbox VALUES ('%[1]s sub sub'); SAVEPOINT three; INSERT INTO outbox VALUES ('%[1]s rolled back'); ROLLBACK TO three`, name)).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
-	end := func(conn *pgx.Conn) {
-		t.Helper()
-		if _, err := conn.Exec(t.Context(), "COMMIT"); err != nil {
-			t.Fatal(err)
-		}
-	}
 	// The slot waits for a, and then for b, which began meanwhile; not for c.
-	waits := func() {
-		t.Helper()
-		for range 1000 {
-			var n int
-			if err := f.conn.QueryRow(t.Context(), "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'walsender' AND wait_event_type = 'Lock' AND datname = current_database()").Scan(&n); err != nil {
-				t.Fatal(err)
-			}
-			if n > 0 {
-				return
-			}
-			time.Sleep(10 * time.Millisecond)
-		}
-		t.Fatal("the slot does not wait")
-	}
-	write(a, "a")
+	xa := f.write(a, "a")
 	s := f.source()
 	var st cdc.Stream
 	var g errgroup.Group
@@ -76,22 +48,21 @@ func testSubtransactions(t *testing.T, f *fixture, committed bool) {
 		st, err = f.open(s, cdc.Position{})
 		return err
 	})
-	waits()
-	write(b, "b")
-	end(a)
-	time.Sleep(200 * time.Millisecond)
-	waits()
-	write(c, "c")
+	f.awaited(xa)
+	xb := f.write(b, "b")
+	f.commit(a)
+	f.awaited(xb)
+	f.write(c, "c")
 	var last []string
 	if committed {
 		f.exec("INSERT INTO outbox VALUES ('last')")
 		last = []string{"last"}
 	}
-	end(b)
+	f.commit(b)
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	end(c)
+	f.commit(c)
 	f.exec("INSERT INTO outbox VALUES ('after')")
 	of := func(name string) []string { return []string{name, name + " sub", name + " sub sub"} }
 	want := slices.Concat(of("a"), []string{"after"}, of("b"), []string{"before"}, of("c"), last)
@@ -304,7 +275,7 @@ func TestPlanNotSaved(t *testing.T) {
 	if err != nil || slot == nil {
 		t.Fatalf("the slot is %v, %v", slot, err)
 	}
-	if err := note(t.Context(), f.conn, f.slot, slot.ConfirmedFlush); err != nil {
+	if err := noteSlot(t.Context(), f.conn, f.slot, slot.ConfirmedFlush); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.open(s, cdc.Position{}); err == nil || errors.As(err, &refused) {

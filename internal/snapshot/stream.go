@@ -107,15 +107,15 @@ func (st *stream) Run(ctx context.Context, h cdc.Handler) error {
 	}
 	fctx, cancel := context.WithCancel(ctx)
 	var noted sync.WaitGroup
-	noted.Go(func() { st.note(fctx) })
+	noted.Go(func() { st.noteEnd(fctx) })
 	defer noted.Wait()
 	defer cancel()
 	return st.Stream.Run(ctx, h)
 }
 
-// note notes in the database that all is published, once it is. If that fails, the next start
+// noteEnd notes in the database that all is published, once it is. If that fails, the next start
 // does it.
-func (st *stream) note(ctx context.Context) {
+func (st *stream) noteEnd(ctx context.Context) {
 	select {
 	case <-st.published:
 	case <-ctx.Done():
