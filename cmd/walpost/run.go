@@ -64,7 +64,7 @@ if a bookmark or replay.window keeps it.`,
 const (
 	// gcPercent keeps little garbage: the live heap is small, and what is
 	// allocated beside it is short-lived.
-	gcPercent = 25
+	gcPercent = 50
 
 	// baseMemory is what the process needs beside its bounded buffers, topicMemory what it
 	// needs for a topic, and maxTopicMemory where that ends: with a limit near what is

@@ -88,7 +88,7 @@ func TestDefaults(t *testing.T) {
 		},
 		Kafka: Kafka{Brokers: []string{"localhost:9092"}, Compression: CompressionLZ4, TransactionTimeout: time.Minute},
 		Delivery: Delivery{
-			Guarantee: AtLeastOnce, MaxInFlightBytes: 16 << 20, MaxUnconfirmedEvents: 1000000, MaxTxMemory: 8 << 20,
+			Guarantee: AtLeastOnce, MaxInFlightBytes: 6 << 20, MaxUnconfirmedEvents: 1000000, MaxTxMemory: 8 << 20,
 			Poison: PoisonStop, MaxDeadLetters: 10_000, MaxParkedEvents: 1_000_000, Retry: Retry{100 * time.Millisecond, 30 * time.Second}, DrainTimeout: 10 * time.Second,
 		},
 		Checkpoint: Checkpoint{Store: StorePostgres, Interval: time.Second},

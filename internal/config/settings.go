@@ -185,8 +185,8 @@ var settings = slices.Concat([]setting{
 		field: into(oneOf(AtLeastOnce, ExactlyOnce), func(c *Config) *Guarantee { return &c.Delivery.Guarantee }),
 	},
 	{
-		Key: "delivery.max_in_flight_bytes", Default: "16MiB",
-		Help:  "Bound on everything between the database's socket and Kafka's acknowledgement.",
+		Key: "delivery.max_in_flight_bytes", Default: "6MiB",
+		Help:  "Bound on everything between the database's socket and Kafka's acknowledgement, with some 700 bytes beside each event. What fits is what goes out in one round trip; raise it where brokers are far away.",
 		field: into(within(byteCount, 1, unlimited), func(c *Config) *Bytes { return &c.Delivery.MaxInFlightBytes }),
 	},
 	{

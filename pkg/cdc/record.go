@@ -1,8 +1,10 @@
 package cdc
 
 import (
-	"sync"
 	"time"
+	"unsafe"
+
+	"github.com/walpost/walpost/internal/freelist"
 )
 
 // Header is one header of a record. A nil Value is a null.
@@ -45,16 +47,29 @@ type Record struct {
 	batch *batch // who waits for it, if it is of no transaction
 }
 
-// maxPooledBuf is the largest buffer that is kept for another record. Large
-// payloads are rare, and keeping their buffers would hold memory for nothing.
-const maxPooledBuf = 64 << 10
+const (
+	// maxKept is how many bytes of records are kept for others. While a backlog is
+	// published all are in use, and what is given back is taken again at once.
+	maxKept = 8 << 20
 
-var records = sync.Pool{New: func() any { return new(Record) }}
+	// maxKeptBuf is the largest buffer that is kept. Large payloads are rare, and
+	// keeping their buffers would hold memory for nothing.
+	maxKeptBuf = 64 << 10
+
+	// smallBuf is the size of a buffer that is kept however little of it was used. Of
+	// a larger one half must have been, or small records would hold large buffers.
+	smallBuf = 1 << 10
+)
+
+var records = freelist.List[Record]{Max: maxKept}
 
 // NewRecord returns an empty record, with whatever capacity an earlier one
 // left in Buf and Headers.
 func NewRecord() *Record {
-	r := records.Get().(*Record)
+	r := records.Get()
+	if r == nil {
+		r = new(Record)
+	}
 	r.Partition = -1
 	return r
 }
@@ -63,10 +78,10 @@ func NewRecord() *Record {
 // r, and to what its fields point to.
 func (r *Record) Free() {
 	buf, headers := r.Buf[:0], r.Headers[:0]
-	if cap(buf) > maxPooledBuf {
+	if cap(buf) > maxKeptBuf || cap(buf) > max(smallBuf, 2*len(r.Buf)) {
 		buf = nil
 	}
 	clear(r.Headers)
 	*r = Record{Buf: buf, Headers: headers}
-	records.Put(r)
+	records.Put(r, int(unsafe.Sizeof(*r))+cap(buf)+cap(headers)*int(unsafe.Sizeof(Header{})))
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"time"
 )
 
 // errQuit is what acquire returns when quit is done.
@@ -14,6 +15,7 @@ var errQuit = errors.New("quit")
 type budget struct {
 	max   int64
 	space chan struct{} // receives a value after bytes were released
+	timer *time.Timer   // owned by acquire
 
 	mu      sync.Mutex
 	bytes   int64         // guarded by mu
@@ -21,20 +23,38 @@ type budget struct {
 	empty   chan struct{} // guarded by mu; closed when records falls to zero, nil while nobody waits
 }
 
+// Nothing was released for patience, at first, and then for twice as long each time up to
+// maxPatience: what is in flight may wait for more to come.
+const (
+	patience    = time.Millisecond
+	maxPatience = 128 * time.Millisecond
+)
+
 func newBudget(maxBytes int64) *budget {
-	return &budget{max: maxBytes, space: make(chan struct{}, 1)}
+	b := &budget{max: maxBytes, space: make(chan struct{}, 1), timer: time.NewTimer(0)}
+	b.timer.Stop()
+	return b
 }
 
 // acquire takes n bytes for one record, and reports whether it is the only one.
-// While the bytes are not there it waits, until ctx or quit is done. A record
-// that finds nothing in flight always passes.
-func (b *budget) acquire(ctx context.Context, quit <-chan struct{}, n int64) (first bool, err error) {
-	for {
+// While the bytes are not there it waits, until ctx or quit is done, and calls stuck, if there is
+// one, whenever nothing was released for a while. stuck must not wait. A record that finds nothing
+// in flight always passes.
+func (b *budget) acquire(ctx context.Context, quit <-chan struct{}, n int64, stuck func()) (first bool, err error) {
+	for wait := patience; ; {
 		if first, ok := b.try(n); ok {
 			return first, nil
 		}
+		var timeout <-chan time.Time
+		if stuck != nil {
+			b.timer.Reset(wait)
+			timeout = b.timer.C
+		}
 		select {
 		case <-b.space:
+		case <-timeout:
+			stuck()
+			wait = min(2*wait, maxPatience)
 		case <-quit:
 			return false, errQuit
 		case <-ctx.Done():

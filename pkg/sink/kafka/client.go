@@ -100,7 +100,7 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		kgo.RequiredAcks(kgo.AllISRAcks()), // idempotent, as is the default
 		kgo.RecordPartitioner(newPartitioner()),
 		compression(s.cfg.Compression),
-		kgo.ProducerLinger(s.cfg.Linger),
+		kgo.ProducerLinger(s.linger()),
 		kgo.MaxProduceRequestsInflightPerBroker(maxRequestsInFlight),
 		kgo.ProducerBatchMaxBytesFn(s.topics.limit),
 		kgo.BrokerMaxWriteBytes(maxRequestBytes),
@@ -119,7 +119,6 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 	)
 	if s.txn != nil {
 		opts = append(opts, kgo.Dialer(s.dial), kgo.TransactionalID(s.txn.name), kgo.TransactionTimeout(s.cfg.TransactionTimeout),
-			kgo.ProducerLinger(max(s.cfg.Linger, transactionLinger)),
 			kgo.ConcurrentTransactionsBackoff(transactionLinger), kgo.MetadataMinAge(transactionMetadataMinAge))
 	}
 	c, err := kgo.NewClient(opts...)
@@ -127,6 +126,14 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		return nil, fmt.Errorf("kafka: %w", err)
 	}
 	return c, nil
+}
+
+// linger is how long a record may wait for others to share its batch.
+func (s *Sink) linger() time.Duration {
+	if s.txn == nil {
+		return s.cfg.Linger
+	}
+	return max(s.cfg.Linger, transactionLinger)
 }
 
 // connectOpts are what all clients of a sink have in common.

@@ -40,7 +40,7 @@ type Config struct {
 
 	// MaxInFlightBytes bounds what was handed over and is not yet done, with
 	// a fixed overhead for each record. A larger record goes alone. Defaults
-	// to 16 MiB.
+	// to 6 MiB.
 	MaxInFlightBytes int64
 
 	// CreateTopics creates topics that are missing, with Partitions and
@@ -117,7 +117,7 @@ var codecs = map[string]func() kgo.CompressionCodec{
 func (c Config) withDefaults() Config {
 	c.ClientID = cmp.Or(c.ClientID, "walpost")
 	c.Compression = cmp.Or(c.Compression, "lz4")
-	c.MaxInFlightBytes = cmp.Or(c.MaxInFlightBytes, 16<<20)
+	c.MaxInFlightBytes = cmp.Or(c.MaxInFlightBytes, 6<<20)
 	c.Partitions = cmp.Or(c.Partitions, -1)
 	c.ReplicationFactor = cmp.Or(c.ReplicationFactor, -1)
 	c.TransactionTimeout = cmp.Or(c.TransactionTimeout, time.Minute)

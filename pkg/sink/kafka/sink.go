@@ -15,6 +15,7 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/walpost/walpost/internal/freelist"
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
@@ -27,9 +28,10 @@ type Sink struct {
 	health  *health
 	topics  topics
 	promise func(*kgo.Record, error) // the one that all records share
+	stuck   func()                   // ends a linger; nil if nothing lingers
 
 	orphans    orphans
-	deliveries sync.Pool
+	deliveries freelist.List[delivery]
 	client     atomic.Pointer[kgo.Client]
 
 	// narrowing is set once a broker has refused a batch. Whatever the client
@@ -80,7 +82,10 @@ func openSink(cfg Config, m *metrics) (*Sink, error) {
 func (s *Sink) init() error {
 	s.told = make(chan struct{})
 	s.promise = s.delivered
-	s.deliveries.New = func() any { return &delivery{sink: s} }
+	if s.linger() > 0 {
+		s.stuck = s.endLinger
+	}
+	s.deliveries.Max = maxKept
 	s.orphans.feeding = make(chan struct{}, 1)
 	s.topics.known = make(map[string]*topic)
 	c, err := s.newClient()
@@ -110,7 +115,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 			return err
 		}
 		if batch <= t.batch() {
-			d := s.deliveries.Get().(*delivery)
+			d := s.newDelivery()
 			d.record, d.done, d.topic, d.size = r, done, t, size
 			d.partition.Store(-1)
 			s.health.flight.enter(d, time.Now())
@@ -126,7 +131,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 // reserve takes size bytes of the budget and the right to give records to a
 // client, or neither. It waits for them until ctx is done.
 func (s *Sink) reserve(ctx context.Context, size int64) error {
-	first, err := s.budget.acquire(ctx, s.quit, size)
+	first, err := s.budget.acquire(ctx, s.quit, size, s.stuck)
 	if errors.Is(err, errQuit) {
 		return s.refuse(ctx)
 	}
@@ -176,6 +181,18 @@ func (s *Sink) Flush(ctx context.Context) error {
 	}
 	return s.budget.wait(ctx)
 }
+
+// endLinger sends what waits for more: the budget has no room for that.
+func (s *Sink) endLinger() {
+	_ = s.client.Load().Flush(ended) // which ends the linger first, and then does not wait
+}
+
+// ended is a context that is done.
+var ended = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 // untilGivenUp returns a context that also ends when the sink has given up.
 func (s *Sink) untilGivenUp(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -281,85 +298,10 @@ func (s *Sink) finish(d *delivery, err error) {
 	r, done, size := d.record, d.done, d.size
 	s.health.flight.leave(d)
 	d.clear()
-	s.deliveries.Put(d)
+	s.deliveries.Put(d, d.memory())
 	done(r, err)
 	s.budget.release(size)
 }
-
-// delivery is a record on its way. It is its kgo.Record's own context, by which
-// the shared promise finds it, and is used again for another record: what a
-// context is asked for does not change with the record.
-type delivery struct {
-	kgo.Record
-	sink *Sink
-
-	record *cdc.Record
-	done   func(*cdc.Record, error)
-	topic  *topic
-	size   int64
-
-	partition atomic.Int32 // that was chosen, or -1; set by the partitioner
-	links     links        // guarded by the flight's mu
-
-	refusal error // the broker's answer to a batch that this record was in or behind; owned by who has the orphans
-}
-
-// maxPooledHeaders is the largest capacity for headers that is kept.
-const maxPooledHeaders = 64
-
-// prepare makes the kgo.Record.
-func (d *delivery) prepare() {
-	r := d.record
-	headers := d.Headers[:0]
-	for i := range r.Headers {
-		headers = append(headers, kgo.RecordHeader{Key: r.Headers[i].Key, Value: r.Headers[i].Value})
-	}
-	d.Record = kgo.Record{
-		Topic: d.topic.name, Partition: r.Partition, Key: r.Key, Value: r.Value,
-		Headers: headers, Timestamp: r.Timestamp, Context: d,
-	}
-}
-
-func (d *delivery) clear() {
-	headers := d.Headers[:0]
-	if cap(headers) > maxPooledHeaders {
-		headers = nil
-	}
-	clear(d.Headers)
-	d.Record = kgo.Record{Headers: headers}
-	d.record, d.done, d.topic, d.refusal = nil, nil, nil, nil
-}
-
-// Deadline implements [context.Context].
-func (*delivery) Deadline() (time.Time, bool) { return time.Time{}, false }
-
-// Done implements [context.Context]. The client library looks at it before it
-// sends a batch for the first time.
-func (d *delivery) Done() <-chan struct{} {
-	if d.sink.narrowing.Load() {
-		return closed
-	}
-	return d.sink.quit
-}
-
-var closed = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// Err implements [context.Context].
-func (d *delivery) Err() error {
-	select {
-	case <-d.Done():
-		return context.Canceled
-	default:
-		return nil
-	}
-}
-
-// Value implements [context.Context].
-func (*delivery) Value(any) any { return nil }
 
 // maxSeconds is the last time that the client library can write: it counts
 // nanoseconds on the way to Kafka's milliseconds.

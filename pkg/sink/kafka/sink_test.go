@@ -28,13 +28,13 @@ func TestBudget(t *testing.T) {
 		first bool
 		err   error
 	}{{1000, true, nil}, {1, false, context.Canceled}} {
-		if first, err := b.acquire(ctx, quit, step.n); first != step.first || !errors.Is(err, step.err) {
+		if first, err := b.acquire(ctx, quit, step.n, nil); first != step.first || !errors.Is(err, step.err) {
 			t.Errorf("acquire(%d) = %t, %v, want %t, %v", step.n, first, err, step.first, step.err)
 		}
 	}
 	b.release(1000)
 	for i, n := range []int64{60, 40} {
-		if first, err := b.acquire(ctx, quit, n); first != (i == 0) || err != nil {
+		if first, err := b.acquire(ctx, quit, n, nil); first != (i == 0) || err != nil {
 			t.Errorf("acquire(%d) = %t, %v", n, first, err)
 		}
 	}
@@ -42,12 +42,22 @@ func TestBudget(t *testing.T) {
 		t.Errorf("inFlight() = %d, %d, want 2, 100", records, bytes)
 	}
 	go b.release(60)
-	if _, err := b.acquire(t.Context(), quit, 60); err != nil {
+	if _, err := b.acquire(t.Context(), quit, 60, nil); err != nil {
 		t.Errorf("acquire(60) = %v", err)
 	}
 	close(quit)
-	if _, err := b.acquire(t.Context(), quit, 60); !errors.Is(err, errQuit) {
+	if _, err := b.acquire(t.Context(), quit, 60, nil); !errors.Is(err, errQuit) {
 		t.Errorf("acquire(60) = %v, want quit", err)
+	}
+}
+
+// With a linger that is longer than the test may take, only a full budget ends it.
+func TestFullBudgetEndsLinger(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(3, testTopic))
+	s := newSink(t, Config{Brokers: c.ListenAddrs(), MaxInFlightBytes: 64 << 10, Linger: maxLinger})
+	a := new(answers)
+	if err := produceSequence(within(t, testTimeout), s, a, 0, 1000); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -98,7 +108,7 @@ func TestCloseWaitsForNoReason(t *testing.T) {
 	for range 200 {
 		s, tp := discarding(t)
 		a := new(answers)
-		if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+		if _, err := s.budget.acquire(t.Context(), s.quit, 1, nil); err != nil {
 			t.Fatal(err)
 		}
 		d := &delivery{sink: s, record: record(testTopic, "k", "v"), done: a.done, topic: tp, size: 1}
@@ -124,7 +134,7 @@ func TestReasonIsToldFirst(t *testing.T) {
 	a := new(answers)
 	var ds []*delivery
 	for _, value := range []string{"follows", "failed", "follows too", "refused meanwhile"} {
-		if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+		if _, err := s.budget.acquire(t.Context(), s.quit, 1, nil); err != nil {
 			t.Fatal(err)
 		}
 		d := &delivery{sink: s, record: record(testTopic, "k", value), done: a.done, topic: tp, size: 1}
@@ -152,7 +162,7 @@ func TestReasonIsToldFirst(t *testing.T) {
 func TestCancelledForNoReason(t *testing.T) {
 	s, tp := discarding(t)
 	a := new(answers)
-	if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+	if _, err := s.budget.acquire(t.Context(), s.quit, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	d := &delivery{sink: s, record: record(testTopic, "k", "v"), done: a.done, topic: tp, size: 1}
@@ -281,7 +291,7 @@ func discard(s *Sink, tp *topic, r *cdc.Record, done func(*cdc.Record, error)) {
 		panic(err)
 	}
 	defer s.unfeed()
-	d := s.deliveries.Get().(*delivery)
+	d := s.newDelivery()
 	d.record, d.done, d.topic, d.size = r, done, tp, size
 	d.prepare()
 	s.promise(&d.Record, nil)

@@ -240,7 +240,7 @@ func testDeleted(t *testing.T, brokers []string, topic string) {
 func TestCloseWithOrphans(t *testing.T) {
 	s, tp := discarding(t)
 	a := new(answers)
-	if _, err := s.budget.acquire(t.Context(), s.quit, 1); err != nil {
+	if _, err := s.budget.acquire(t.Context(), s.quit, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	d := &delivery{sink: s, record: record(testTopic, "k", "v"), done: a.done, topic: tp, size: 1}
