@@ -5,6 +5,7 @@ SHELL := bash
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+GORELEASER    := github.com/goreleaser/goreleaser/v2@v2.14.0
 HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
 TOOLS         := $(CURDIR)/bin/tools
@@ -73,10 +74,17 @@ alerts: ## Check the Prometheus rules, and fire each alert; needs promtool
 	./test/alerts.sh
 
 .PHONY: chart
-chart: $(TOOLS)/helm ## Check the Helm chart, with and without shards and the Prometheus Operator
+chart: $(TOOLS)/helm ## Check the manifests and the Helm chart, with and without shards, by the types of Kubernetes' API
 	$(TOOLS)/helm lint --strict deploy/helm/walpost
-	$(TOOLS)/helm template walpost deploy/helm/walpost >/dev/null
-	$(TOOLS)/helm template walpost deploy/helm/walpost --set shards=3,serviceMonitor.enabled=true,prometheusRule.enabled=true >/dev/null
+	cd test/manifests && go build -o $(TOOLS)/manifests .
+	$(TOOLS)/manifests deploy/kubernetes/*.yaml
+	$(TOOLS)/helm template walpost deploy/helm/walpost | $(TOOLS)/manifests
+	$(TOOLS)/helm template walpost deploy/helm/walpost --set shards=3,serviceMonitor.enabled=true,prometheusRule.enabled=true | $(TOOLS)/manifests
+
+.PHONY: release
+release: $(TOOLS)/goreleaser ## Check the release's configuration, and make all of its binaries, archives and packages, publishing nothing
+	$(TOOLS)/goreleaser check
+	$(TOOLS)/goreleaser release --snapshot --clean --skip=sbom,docker
 
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
@@ -135,3 +143,6 @@ $(TOOLS)/govulncheck:
 
 $(TOOLS)/benchstat:
 	GOBIN=$(TOOLS) go install $(BENCHSTAT)
+
+$(TOOLS)/goreleaser:
+	GOBIN=$(TOOLS) go install $(GORELEASER)
