@@ -200,7 +200,7 @@ func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
 	line("slot", "%s, %s", r.Name, r.condition())
 	if i := r.Instance; i != nil {
 		line("instance", "%s", instanceState(i))
-		line("lag", "%s, %s of WAL not confirmed", seconds(i.LagSeconds), size(r.Lag))
+		line("lag", "%s, %s of WAL not confirmed", instanceLag(i), size(r.Lag))
 		line("events", "%s published since the start, %s not acknowledged or behind one that is not", humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed)))
 		if i.OpenDeadLetters > 0 {
 			line("dead letters", "%d, and %d events of %d keys wait behind them: see walpost dlq list", i.OpenDeadLetters, i.ParkedEvents, i.ParkedKeys)
@@ -232,6 +232,14 @@ func instanceState(i *admin.Report) string {
 		ready = "not ready"
 	}
 	return fmt.Sprintf("%s, %s: %s; up for %s, version %s", i.State, ready, i.Reason, time.Since(i.Started).Round(time.Second), i.Version)
+}
+
+// instanceLag is what an instance says of its lag: a standby knows nothing of it.
+func instanceLag(i *admin.Report) string {
+	if i.Standby {
+		return "not known to a standby"
+	}
+	return seconds(i.LagSeconds)
 }
 
 func (r *slotReport) limit(server inspect.Server) string {
@@ -268,7 +276,7 @@ func (s *statusReport) printTable(w io.Writer) {
 	for _, r := range s.Slots {
 		state, lag, events, open := "not reached", "", "", ""
 		if i := r.Instance; i != nil {
-			state, lag = string(i.State), seconds(i.LagSeconds)
+			state, lag = string(i.State), instanceLag(i)
 			events, open = humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed))
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, r.checkpoint())

@@ -79,7 +79,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		return nil, err
 	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.snapshot, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Reopen: reopen,
+		Source: s.snapshot, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Standby: s.source.Standby, Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -88,7 +88,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(s.pipeline.Status), admin.NewCircuits(s.circuits), s.snapshotLeft())
+	s.registry.MustRegister(admin.NewCollector(cfg.Postgres.Slot, s.pipeline.Status), admin.NewCircuits(s.circuits), s.snapshotLeft())
 	return s, nil
 }
 
@@ -193,11 +193,11 @@ func (s *service) report(ctx context.Context) (admin.Report, error) {
 // circuits are the states of the ways to both servers. A standby that waits has found
 // its database.
 func (s *service) circuits() map[string]circuit.State {
-	postgres := s.pipeline.Status().Circuit
-	if s.source.Standby() {
-		postgres = circuit.Closed
+	status := s.pipeline.Status()
+	if status.Standby {
+		status.Circuit = circuit.Closed
 	}
-	return map[string]circuit.State{"postgres": postgres, "kafka": s.sink.Circuit()}
+	return map[string]circuit.State{"postgres": status.Circuit, "kafka": s.sink.Circuit()}
 }
 
 func (s *service) ready(ctx context.Context) (string, error) {
@@ -209,7 +209,7 @@ func (s *service) ready(ctx context.Context) (string, error) {
 		kafkaErr = cmp.Or(s.schemas.Healthy(), kafkaErr)
 	}
 	return admin.Condition{
-		Pipeline: status, Standby: s.source.Standby(), Postgres: s.source.Healthy(), Kafka: kafkaErr,
+		Pipeline: status, Postgres: s.source.Healthy(), Kafka: kafkaErr,
 		MaxLag: s.cfg.Admin.MaxLag, Now: time.Now(),
 	}.Ready()
 }

@@ -33,7 +33,8 @@ func TestReady(t *testing.T) {
 		err  string
 	}{
 		{name: "Streaming", c: Condition{Pipeline: live}, word: "streaming"},
-		{name: "Standby", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Standby: true, Kafka: errors.New("away")}, word: "standby"},
+		{name: "Standby", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting, Standby: true}, Kafka: errors.New("away")}, word: "standby"},
+		{name: "SlotInUse", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Postgres: errors.New("postgres: slot is in use")}, err: "connecting: postgres: slot is in use"},
 		{name: "Connecting", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}}, err: "connecting"},
 		{name: "Broken", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting, Err: errors.New("reset")}}, err: "connecting: reset"},
 		{name: "ConnectingWithoutKafka", c: Condition{Pipeline: cdc.Status{State: cdc.Connecting}, Kafka: errors.New("away")}, err: "connecting: away"},
@@ -64,7 +65,7 @@ func TestHandler(t *testing.T) {
 		State: cdc.Connecting, CaughtUp: time.Now().Add(-time.Hour), Received: 7, Acknowledged: 5, Checkpoint: 3,
 		Failed: map[cdc.PoisonReason]int64{cdc.PoisonKey: 4}, DeadLetters: map[cdc.PoisonReason]int64{cdc.PoisonKey: 2}, OpenDead: 8, ParkedKeys: 6, Parked: 9,
 	}
-	reg.MustRegister(NewCollector(func() cdc.Status { return status }), NewBuildInfo("v1"))
+	reg.MustRegister(NewCollector("orders", func() cdc.Status { return status }), NewBuildInfo("v1"))
 	reg.MustRegister(NewCircuits(func() map[string]circuit.State {
 		return map[string]circuit.State{"postgres": circuit.Open, "kafka": circuit.HalfOpen}
 	}))
@@ -89,9 +90,13 @@ func TestHandler(t *testing.T) {
 		t.Errorf("/readyz = %d %q", code, body)
 	}
 	_, body := get("/metrics")
-	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_open_dead_letters 8", "walpost_parked_keys 6", "walpost_parked_events 9", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_build_info{`, `walpost_circuit_state{component="postgres"} 2`, `walpost_circuit_state{component="kafka"} 1`} {
+	for _, want := range []string{"walpost_received_lsn 7", "walpost_acknowledged_lsn 5", "walpost_checkpoint_lsn 3", "walpost_open_dead_letters 8", "walpost_parked_keys 6", "walpost_parked_events 9", `walpost_events_failed_total{reason="key"} 4`, `walpost_dead_letters_total{reason="key"} 2`, "walpost_lag_seconds 3600", `walpost_standby{slot="orders"} 0`, `walpost_build_info{`, `walpost_circuit_state{component="postgres"} 2`, `walpost_circuit_state{component="kafka"} 1`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("/metrics lacks %s", want)
 		}
+	}
+	status.Standby = true
+	if _, body := get("/metrics"); !strings.Contains(body, `walpost_standby{slot="orders"} 1`) || strings.Contains(body, "\nwalpost_lag_seconds") {
+		t.Errorf("a standby has a lag:\n%s", body)
 	}
 }

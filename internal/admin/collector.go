@@ -13,17 +13,19 @@ import (
 type collector struct {
 	status func() cdc.Status
 
-	lag, unconfirmed, received, acknowledged, checkpoint, failed, dead, open, parkedKeys, parked *prometheus.Desc
+	standby, lag, unconfirmed, received, acknowledged, checkpoint, failed, dead, open, parkedKeys, parked *prometheus.Desc
 }
 
-// NewCollector returns the metrics of a pipeline.
-func NewCollector(status func() cdc.Status) prometheus.Collector {
+// NewCollector returns the metrics of a pipeline of a slot.
+func NewCollector(slot string, status func() cdc.Status) prometheus.Collector {
 	desc := func(name, help string, labels ...string) *prometheus.Desc {
 		return prometheus.NewDesc(name, help, labels, nil)
 	}
 	return &collector{
-		status:       status,
-		lag:          desc("walpost_lag_seconds", "Age of the oldest unacknowledged commit; 0 when caught up."),
+		status: status,
+		standby: prometheus.NewDesc("walpost_standby", "1 while another instance owns the slot, and this one waits to take over; it has no walpost_lag_seconds then.",
+			nil, prometheus.Labels{"slot": slot}),
+		lag:          desc("walpost_lag_seconds", "Age of the oldest unacknowledged commit; 0 when caught up. A standby has none."),
 		unconfirmed:  desc("walpost_unconfirmed_events", "Events from the oldest unacknowledged one on, acknowledged or not."),
 		received:     desc("walpost_received_lsn", "Everything committed before it has been handed to Kafka's producer."),
 		acknowledged: desc("walpost_acknowledged_lsn", "Everything committed before it is acknowledged by Kafka."),
@@ -45,7 +47,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v)
 	}
-	gauge(c.lag, s.Lag(time.Now()).Seconds())
+	if s.Standby {
+		gauge(c.standby, 1)
+	} else {
+		gauge(c.standby, 0)
+		gauge(c.lag, s.Lag(time.Now()).Seconds())
+	}
 	gauge(c.unconfirmed, float64(s.Unconfirmed))
 	gauge(c.received, float64(s.Received))
 	gauge(c.acknowledged, float64(s.Acknowledged))

@@ -21,7 +21,6 @@ const maxSave = 5 * time.Second
 // Condition is what readiness is judged by.
 type Condition struct {
 	Pipeline cdc.Status
-	Standby  bool  // waiting for a slot that another process holds
 	Postgres error // why nothing comes from Postgres, or nil
 	Kafka    error // why Kafka takes nothing, or nil
 	MaxLag   time.Duration
@@ -31,11 +30,11 @@ type Condition struct {
 // Ready returns a word for what the instance is doing, or why it is not ready.
 func (c Condition) Ready() (string, error) {
 	switch {
-	case c.Standby:
+	case c.Pipeline.Standby:
 		return "standby", nil
 	case c.Pipeline.State != cdc.Streaming:
 		// Kafka is asked for the position, too, and for dead letters.
-		switch err := cmp.Or(c.Pipeline.Err, c.Kafka); {
+		switch err := cmp.Or(c.Pipeline.Err, c.Postgres, c.Kafka); {
 		case c.Pipeline.Err != nil && c.Kafka != nil:
 			return "", fmt.Errorf("%s: %w; %w", c.Pipeline.State, c.Pipeline.Err, c.Kafka)
 		case err != nil:

@@ -20,9 +20,10 @@ type Report struct {
 	Shard       string    `json:"shard,omitempty"`
 	Started     time.Time `json:"started"`
 
-	State  cdc.State `json:"state"`
-	Ready  bool      `json:"ready"`
-	Reason string    `json:"reason"` // the word of /readyz, or why it is not ready
+	State   cdc.State `json:"state"`
+	Standby bool      `json:"standby"` // another instance owns the slot: lag is not known here
+	Ready   bool      `json:"ready"`
+	Reason  string    `json:"reason"` // the word of /readyz, or why it is not ready
 
 	LagSeconds   float64 `json:"lag_seconds"`
 	LagBytes     float64 `json:"lag_bytes"`
@@ -66,7 +67,7 @@ type Bucket struct {
 // Take fills in what comes from the pipeline and from the metrics, which it returns an
 // error of.
 func (r *Report) Take(status cdc.Status, metrics prometheus.Gatherer, now time.Time) error {
-	r.State, r.LagSeconds = status.State, status.Lag(now).Seconds()
+	r.State, r.Standby, r.LagSeconds = status.State, status.Standby, status.Lag(now).Seconds()
 	r.Received, r.Acknowledged, r.Checkpoint = status.Received, status.Acknowledged, status.Checkpoint
 	r.Unconfirmed = status.Unconfirmed
 	r.OpenDeadLetters, r.ParkedKeys, r.ParkedEvents, r.Held = status.OpenDead, status.ParkedKeys, status.Parked, status.Held

@@ -41,6 +41,10 @@ type Config struct {
 	// until ctx is done. An error ends the attempt.
 	Check func(context.Context) error
 
+	// Standby, if not nil, reports whether Source waits while another process owns the
+	// slot, and when it last did. It is called from any goroutine.
+	Standby func() (now bool, last time.Time)
+
 	// Reopen makes a sink that has given up take records again, after done was
 	// called for all that it had. It is needed for DeadLetters of records that
 	// are refused after they were handed over; without it they end the

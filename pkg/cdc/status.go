@@ -35,6 +35,8 @@ type Status struct {
 	Unconfirmed int       // events from the oldest unacknowledged one on
 	Oldest      time.Time // commit time of the oldest unacknowledged transaction; zero if there is none
 	CaughtUp    time.Time // the last moment known to have nothing unacknowledged
+	Standby     bool      // another process owns the slot, and publishes
+	StoodBy     time.Time // when it last was one; zero if never
 	LastAck     time.Time // when a record was last acknowledged; zero if none was
 	Saving      time.Time // when the save that is under way began; zero if none is
 
@@ -51,14 +53,18 @@ type Status struct {
 }
 
 // Lag returns the age of the oldest unacknowledged commit at now: zero when
-// caught up. While nothing streams it counts up from the last moment known to
-// be caught up.
+// caught up, and for a standby, which cannot know. While nothing streams it counts
+// up from the last moment known to be caught up, or from when another process gave
+// the slot up, which had it until then.
 func (s Status) Lag(now time.Time) time.Duration {
 	since := s.Oldest
-	if since.IsZero() && s.State == Streaming {
+	switch {
+	case s.Standby, s.State == Streaming && since.IsZero():
 		return 0
-	}
-	if since.IsZero() || (s.State != Streaming && s.CaughtUp.Before(since)) {
+	case s.State == Streaming:
+	case s.StoodBy.After(s.CaughtUp):
+		since = s.StoodBy
+	case since.IsZero() || s.CaughtUp.Before(since):
 		since = s.CaughtUp
 	}
 	return max(0, now.Sub(since))
@@ -72,6 +78,9 @@ func (p *Pipeline) Status() Status {
 	s.Failed, s.DeadLetters = maps.Clone(s.Failed), maps.Clone(s.DeadLetters)
 	s.Circuit = p.circuit.State()
 	s.Received = LSN(p.received.Load())
+	if p.cfg.Standby != nil {
+		s.Standby, s.StoodBy = p.cfg.Standby()
+	}
 	if at := p.savingSince.Load(); at != 0 {
 		s.Saving = Stamped(at)
 	}
@@ -89,8 +98,10 @@ func (p *Pipeline) Status() Status {
 func (p *Pipeline) setState(state State, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.status.State == Streaming && state != Streaming && p.acks.Oldest().IsZero() {
-		p.status.CaughtUp = time.Now()
+	if p.status.State == Streaming && state != Streaming {
+		if p.status.CaughtUp = p.acks.Oldest(); p.status.CaughtUp.IsZero() {
+			p.status.CaughtUp = time.Now()
+		}
 	}
 	p.status.State, p.status.Err = state, err
 }

@@ -262,6 +262,15 @@ func TestTakeOver(t *testing.T) {
 		code, word := other.ready()
 		return code == 200 && word == "standby"
 	})
+	for addr, want := range map[string]float64{s.admin: 0, other.admin: 1} {
+		standby, _ := harness.Metric(t.Context(), addr, `walpost_standby{slot="`+s.slot+`"}`)
+		if _, lag := harness.Metric(t.Context(), addr, "walpost_lag_seconds"); standby != want || lag != (want == 0) {
+			t.Errorf("walpost_standby is %.0f, want %.0f; has a lag: %t", standby, want, lag)
+		}
+	}
+	if i := other.status().Slots[0].Instance; i == nil || !i.Standby {
+		t.Errorf("got %+v, want a standby", i)
+	}
 	killed := time.Now()
 	first.Signal(syscall.SIGKILL)
 	s.fill(harness.OneRow, 2001, 4000)

@@ -106,3 +106,22 @@ func TestPage(t *testing.T) {
 	}
 	s.stop(p)
 }
+
+// The page of a standby says that it is one, and shows no lag.
+func TestPageOfStandby(t *testing.T) {
+	path := browser(t)
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	first := s.start("run")
+	s.isReady(30 * time.Second)
+	other := s.twin()
+	second := other.start("run")
+	harness.Eventually(t, 30*time.Second, "standby", func() bool { _, word := other.ready(); return word == "standby" })
+	dom := string(other.browse(path, "--dump-dom"))
+	for _, want := range []string{`id="state" role="status" aria-live="polite" class="good">standby<`, `id="lag">standby<`} {
+		if !strings.Contains(dom, want) {
+			t.Errorf("the page has no %s:\n%s", want, dom)
+		}
+	}
+	s.stop(first)
+	other.stop(second)
+}

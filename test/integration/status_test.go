@@ -24,6 +24,7 @@ type shownStatus struct {
 		Checkpoint *struct{ LSN string }
 		Instance   *struct {
 			State      string
+			Standby    bool
 			Ready      bool
 			Processed  int64  `json:"events_processed_total"`
 			Checkpoint string `json:"checkpoint_lsn"`

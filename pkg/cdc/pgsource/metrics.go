@@ -51,6 +51,14 @@ func (m *metrics) opened() {
 	m.everOpened = true
 }
 
+// forget drops what was seen of the slot: somebody else looks at it now.
+func (m *metrics) forget() {
+	m.retained.Set(0)
+	m.lag.Set(0)
+	m.safe.Set(-1)
+	m.status.Reset()
+}
+
 func (m *metrics) observe(slot *SlotState) {
 	m.retained.Set(float64(slot.Retained))
 	m.lag.Set(float64(slot.Unconfirmed))

@@ -163,7 +163,7 @@ const (
 // own makes this session the only owner of the slot, by a session advisory lock
 // on its name, and waits until nothing streams from it.
 func (s *Source) own(ctx context.Context, conn *pgx.Conn) error {
-	defer s.standby.Store(false)
+	defer s.ownedOrNot()
 	ticker := time.NewTicker(standbyInterval)
 	defer ticker.Stop()
 	grace := startGrace
@@ -172,25 +172,24 @@ func (s *Source) own(ctx context.Context, conn *pgx.Conn) error {
 	}
 	begun := time.Now()
 	for locked := false; ; {
-		var holder string
+		var inUse *slotInUse
 		err := answered(ctx, func(ctx context.Context) (err error) {
-			if holder, err = s.tryOwn(ctx, conn, &locked); err != nil || holder != "" {
+			if inUse, err = s.tryOwn(ctx, conn, &locked); err != nil || inUse != nil {
 				return err
 			}
 			return s.endPulls(ctx, conn)
 		})
-		if err == nil && holder == "" {
-			return nil
-		}
 		if err != nil {
 			return err
 		}
+		if inUse == nil {
+			s.ownerPID = conn.PgConn().PID()
+			return nil
+		}
 		if !s.cfg.WaitForSlot && time.Since(begun) > grace {
-			return cdc.Refuse("stop that one, or set postgres.wait_for_slot to take over when it ends", "slot %q is in use by %s", s.cfg.Slot, holder)
+			return cdc.Refuse("stop that one, or set postgres.wait_for_slot to take over when it ends", "slot %q is in use by %s", s.cfg.Slot, inUse.holder)
 		}
-		if !s.standby.Swap(true) {
-			s.cfg.Logger.Info("standby: waiting for the slot", "slot", s.cfg.Slot, "held_by", holder)
-		}
+		s.waitFor(inUse)
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -199,21 +198,64 @@ func (s *Source) own(ctx context.Context, conn *pgx.Conn) error {
 	}
 }
 
+// slotInUse is why the slot cannot be owned yet.
+type slotInUse struct {
+	holder  string
+	standby bool // another walpost owns it, and is who publishes
+}
+
+// waitFor notes what the slot is waited for, and logs it once.
+func (s *Source) waitFor(inUse *slotInUse) {
+	before := s.waiting.Swap(inUse)
+	if before != nil && *before == *inUse {
+		return
+	}
+	if !inUse.standby {
+		s.cfg.Logger.Warn("waiting for the slot", "slot", s.cfg.Slot, "held_by", inUse.holder)
+		return
+	}
+	s.metrics.forget() // of a stream that this process had before
+	s.cfg.Logger.Info("standby: waiting for the slot", "slot", s.cfg.Slot, "held_by", inUse.holder)
+}
+
+// ownedOrNot ends the wait for the slot.
+func (s *Source) ownedOrNot() {
+	if now, _ := s.Standby(); now {
+		s.stoodBy.Store(cdc.Stamp(time.Now()))
+	}
+	s.waiting.Store(nil)
+}
+
 // tryOwn tries once, and returns who holds the slot if that failed.
-func (s *Source) tryOwn(ctx context.Context, conn *pgx.Conn, locked *bool) (holder string, err error) {
+func (s *Source) tryOwn(ctx context.Context, conn *pgx.Conn, locked *bool) (*slotInUse, error) {
 	if !*locked {
 		if err := conn.QueryRow(ctx, "SELECT pg_try_advisory_lock($1)", lockKey(s.cfg.Slot)).Scan(locked); err != nil {
-			return "", fmt.Errorf("lock slot %q: %w", s.cfg.Slot, err)
+			return nil, fmt.Errorf("lock slot %q: %w", s.cfg.Slot, err)
 		}
 		if !*locked {
-			return "another walpost", nil
+			return s.lockHolder(ctx, conn)
 		}
 	}
 	slot, err := ReadSlot(ctx, conn, s.cfg.Slot)
 	if err != nil || slot == nil || !slot.Active {
-		return "", err
+		return nil, err
 	}
-	return fmt.Sprintf("the server process %d", slot.ActivePID), nil
+	return &slotInUse{holder: fmt.Sprintf("the server process %d", slot.ActivePID)}, nil
+}
+
+// lockHolder says who has the lock on the slot. The server may not have noticed yet that
+// our own connection is broken, and nobody publishes until it does.
+func (s *Source) lockHolder(ctx context.Context, conn *pgx.Conn) (*slotInUse, error) {
+	const query = `SELECT coalesce(bool_or(pid = $2), false) FROM pg_locks WHERE locktype = 'advisory' AND granted AND objsubid = 1
+		AND (classid::bigint << 32) | objid::bigint = $1 AND database = (SELECT oid FROM pg_database WHERE datname = current_database())`
+	var own bool
+	if err := conn.QueryRow(ctx, query, lockKey(s.cfg.Slot), int64(s.ownerPID)).Scan(&own); err != nil {
+		return nil, fmt.Errorf("read who has the lock on slot %q: %w", s.cfg.Slot, err)
+	}
+	if own {
+		return &slotInUse{holder: fmt.Sprintf("an earlier session of this process, the server process %d", s.ownerPID)}, nil
+	}
+	return &slotInUse{holder: "another walpost", standby: true}, nil
 }
 
 // endPulls ends the sessions in which an earlier owner of the slot pulls. One that was

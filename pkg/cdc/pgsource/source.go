@@ -37,9 +37,12 @@ type Source struct {
 	filtered   bool      // a row filter was warned of
 	noticed    time.Time // when the server's warning was last logged
 
-	standby atomic.Bool
-	contact atomic.Int64           // when the server last answered an open stream, as [cdc.Stamp]; zero while there is none
-	running atomic.Pointer[Stream] // the open stream, once it runs
+	ownerPID uint32 // the server's process that owned the slot for us last
+
+	waiting atomic.Pointer[slotInUse] // nil unless Open waits for the slot
+	stoodBy atomic.Int64              // when Open last was a standby, as [cdc.Stamp]
+	contact atomic.Int64              // when the server last answered an open stream, as [cdc.Stamp]; zero while there is none
+	running atomic.Pointer[Stream]    // the open stream, once it runs
 }
 
 // New returns a source. It does not connect.
@@ -56,17 +59,29 @@ func New(cfg Config) (*Source, error) {
 	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), filtered: cfg.Filtered, warned: map[warning]bool{}, spoolSize: spoolSize, stallLimit: stallLimit}, nil
 }
 
-// Standby reports whether Open waits for a slot that another process holds.
-// Safe to call from any goroutine.
-func (s *Source) Standby() bool { return s.standby.Load() }
+// Standby reports whether Open waits for a slot that another walpost owns, and when it
+// last did; zero if never. Safe to call from any goroutine.
+func (s *Source) Standby() (now bool, last time.Time) {
+	if inUse := s.waiting.Load(); inUse != nil && inUse.standby {
+		return true, time.Now()
+	}
+	if at := s.stoodBy.Load(); at != 0 {
+		last = cdc.Stamped(at)
+	}
+	return false, last
+}
 
 // maxQuiet is how long the server may leave an open stream without an answer, and the
 // source still count as healthy. It is asked three times in that time.
 const maxQuiet = 8 * time.Second
 
 // Healthy returns an error if a stream is open and the server has not answered on one
-// of its connections for some seconds. Safe to call from any goroutine.
+// of its connections for some seconds, and if something that is no other walpost keeps
+// Open from owning the slot. Safe to call from any goroutine.
 func (s *Source) Healthy() error {
+	if inUse := s.waiting.Load(); inUse != nil && !inUse.standby {
+		return fmt.Errorf("postgres: slot %q is in use by %s", s.cfg.Slot, inUse.holder)
+	}
 	last := s.contact.Load()
 	if quiet := time.Since(cdc.Stamped(last)); last != 0 && quiet > maxQuiet {
 		return fmt.Errorf("postgres: no answer for %s", quiet.Round(time.Second))
