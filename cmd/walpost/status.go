@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/admin"
+	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/internal/snapshot"
@@ -24,8 +25,8 @@ func (c *cli) statusCommand() *cobra.Command {
 	var watch bool
 	cmd := &cobra.Command{
 		Use:   "status",
-		Short: "Show the slot, what it keeps, and how far the instance is",
-		Long: `Show the slot and what it keeps as the server sees it, and how far the running
+		Short: "Show the slot, what it and its bookmarks keep, and how far the instance is",
+		Long: `Show the slot and its bookmarks and what they keep as the server sees it, and how far the running
 instance is, which is asked at admin.listen. With postgres.shard all shards are
 shown, and summed up; name the other instances with --instance. Of a slot that has a
 standby the instance that streams is shown.
@@ -77,6 +78,8 @@ type slotReport struct {
 	// be read.
 	Checkpoint   *cdc.Checkpoint `json:"checkpoint"`
 	NoCheckpoint string          `json:"checkpoint_problem,omitempty"`
+
+	Bookmarks []bookmark.Bookmark `json:"bookmarks"` // the oldest first
 }
 
 // statusSum is what the shards come to: the most where they do not add up.
@@ -103,6 +106,9 @@ func lookAtStatus(ctx context.Context, cfg config.Config, instances []string) (s
 	for _, shard := range cfg.Shards() {
 		r := slotReport{}
 		if r.Slot, err = inspect.LookAtSlot(ctx, conn, s.Server, shard.Postgres.Slot); err != nil {
+			return s, err
+		}
+		if r.Bookmarks, err = bookmark.List(ctx, conn, shard.Postgres.Slot); err != nil {
 			return s, err
 		}
 		if r.Checkpoint, err = savedPosition(ctx, shard); err != nil {
@@ -212,6 +218,9 @@ func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
 	line("confirmed", "%s", r.Confirmed)
 	line("checkpoint", "%s", r.checkpoint())
 	line("retained", "%s of WAL; %s/s are written", size(r.Retained), size(int64(server.Rate)))
+	for _, b := range r.Bookmarks {
+		line("bookmark", "%s", bookmarkState(b))
+	}
 	line("limit", "%s", r.limit(server))
 	line("server", "Postgres %s, WAL ends at %s", server.Version, server.End)
 }
@@ -283,6 +292,23 @@ func (s *statusReport) printTable(w io.Writer) {
 	}
 	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, seconds(s.Sum.LagSeconds), size(s.Sum.Lag), size(s.Sum.Retained),
 		humanize.Comma(int64(s.Sum.Processed)), humanize.Comma(int64(s.Sum.Unconfirmed)))
+	for _, r := range s.Slots {
+		for _, b := range r.Bookmarks {
+			_, _ = fmt.Fprintf(w, "bookmark of %s: %s\n", r.Name, bookmarkState(b))
+		}
+	}
+}
+
+// bookmarkState is what a bookmark is and keeps, for people.
+func bookmarkState(b bookmark.Bookmark) string {
+	text := fmt.Sprintf("%s, %s, keeps %s of WAL", b.Name, b.Status, size(b.Retained))
+	if !b.Usable {
+		text = fmt.Sprintf("%s, lost (%s): walpost bookmark drop %s", b.Name, b.Status, b.Name)
+	}
+	if b.Since != nil {
+		text += ", set " + humanize.Time(*b.Since)
+	}
+	return text
 }
 
 // size prints bytes for people.

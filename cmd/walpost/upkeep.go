@@ -21,8 +21,9 @@ const (
 	// only where the checkpoint has moved: an idle database stays so.
 	logInterval = 10 * time.Second
 
-	thinInterval   = time.Hour
-	windowInterval = 30 * time.Second
+	thinInterval     = time.Hour
+	windowInterval   = 30 * time.Second
+	bookmarkInterval = 30 * time.Second
 
 	// purgeInterval is the least time between two purges, and purgeShare how many times what
 	// the last has taken: each goes through the whole table.
@@ -33,19 +34,21 @@ const (
 	upkeepTimeout = time.Minute
 )
 
-// upkeep is what the service does beside streaming: it keeps the checkpoint log and the
-// replay window, and purges. None of it may disturb the stream: what fails is logged, and
-// tried again.
+// upkeep is what the service does beside streaming: it looks what the bookmarks keep, keeps
+// the checkpoint log and the replay window, and purges. None of it may disturb the stream:
+// what fails is logged, and tried again.
 type upkeep struct {
-	s       *service
-	purges  bool      // purges, and does nothing else
-	conn    *pgx.Conn // nil until needed and after a failure
-	logged  cdc.LSN
-	at      time.Time // of the last entry
-	thinned time.Time
-	window  time.Time
-	purge   time.Time // not before it
-	repeats circuit.Repeats
+	s        *service
+	purges   bool      // purges, and does nothing else
+	noTables bool      // there are none of walpost's own: it looks at bookmarks only
+	conn     *pgx.Conn // nil until needed and after a failure
+	looked   time.Time // at the bookmarks
+	logged   cdc.LSN
+	at       time.Time // of the last entry
+	thinned  time.Time
+	window   time.Time
+	purge    time.Time // not before it
+	repeats  circuit.Repeats
 }
 
 // run goes on until ctx is done.
@@ -64,6 +67,7 @@ func (u *upkeep) run(ctx context.Context) error {
 		}
 		if u.s.pipeline.Status().State != cdc.Streaming { // a standby leaves it to the owner
 			u.disconnect()
+			u.forget()
 			continue
 		}
 		err := u.round(ctx)
@@ -73,7 +77,7 @@ func (u *upkeep) run(ctx context.Context) error {
 		u.disconnect()
 		u.complain(err)
 		if errors.Is(err, history.ErrMissing) {
-			return nil // until walpost init was run, and then a start
+			u.noTables = true // until walpost init was run, and then a start
 		}
 	}
 }
@@ -88,19 +92,53 @@ func (u *upkeep) complain(err error) {
 	u.repeats.Log(u.s.log, slog.LevelWarn, cdc.OneLine(err), "upkeep failed, and is tried again; the stream goes on", "err", cdc.OneLine(err), "hint", hint)
 }
 
+// forget drops what a standby knows of the bookmarks: the owner of the slot has it.
+func (u *upkeep) forget() {
+	if !u.purges && u.s.pipeline.Status().Standby {
+		u.s.bookmarks.Set(nil)
+		u.looked = time.Time{}
+	}
+}
+
+// due reports whether something is, and notes that it is done.
+func due(last *time.Time, every time.Duration) bool {
+	if time.Since(*last) < every {
+		return false
+	}
+	*last = time.Now()
+	return true
+}
+
 // round does what is due.
 func (u *upkeep) round(ctx context.Context) error {
-	now, cfg := time.Now(), u.s.cfg
-	due := func(last *time.Time, every time.Duration) bool {
-		if now.Sub(*last) < every {
-			return false
-		}
-		*last = now
-		return true
-	}
 	if u.purges {
+		if u.noTables {
+			return nil
+		}
 		return u.purgeDue(ctx)
 	}
+	if due(&u.looked, bookmarkInterval) {
+		if err := u.do(ctx, u.lookAtBookmarks); err != nil {
+			return err
+		}
+	}
+	if u.noTables {
+		return nil
+	}
+	return u.keepTables(ctx)
+}
+
+func (u *upkeep) lookAtBookmarks(ctx context.Context, conn *pgx.Conn) error {
+	all, err := bookmark.List(ctx, conn, u.s.cfg.Postgres.Slot)
+	if err == nil {
+		u.s.bookmarks.Set(all)
+	}
+	return err
+}
+
+// keepTables keeps the checkpoint log and the replay window.
+func (u *upkeep) keepTables(ctx context.Context) error {
+	cfg := u.s.cfg
 	saved := u.s.pipeline.Status().Checkpoint
 	if saved != u.logged && !snapshot.IsPosition(saved) && due(&u.at, logInterval) {
 		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -129,6 +167,7 @@ func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
 	changed, err := bookmark.KeepWindow(ctx, conn, cfg.Postgres.Slot, cfg.Replay.Window, int64(cfg.Replay.MaxBytes))
 	if changed {
 		u.s.log.Debug("replay window moved", "slot", cfg.Postgres.Slot, "window", cfg.Replay.Window)
+		u.looked = time.Time{} // at the bookmarks: it is one
 	}
 	return err
 }

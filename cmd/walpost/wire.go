@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/internal/admin"
+	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
@@ -40,6 +41,8 @@ type service struct {
 	spans    *trace.TracerProvider // nil unless spans are wanted
 	schemas  *schema.Sink          // nil without a schema registry
 	pipeline *cdc.Pipeline
+
+	bookmarks *bookmark.Metrics
 }
 
 // newService wires the parts. It neither connects nor starts anything.
@@ -88,7 +91,8 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		RetryMax:             cfg.Delivery.Retry.Max,
 		Logger:               log,
 	})
-	s.registry.MustRegister(admin.NewCollector(cfg.Postgres.Slot, s.pipeline.Status), admin.NewCircuits(s.circuits), s.snapshotLeft())
+	s.bookmarks = bookmark.NewMetrics(log)
+	s.registry.MustRegister(s.bookmarks, admin.NewCollector(cfg.Postgres.Slot, s.pipeline.Status), admin.NewCircuits(s.circuits), s.snapshotLeft())
 	return s, nil
 }
 
@@ -138,10 +142,9 @@ func (s *service) run(ctx context.Context) error {
 		defer context.AfterFunc(gctx, cancel)()
 		return s.notify(nctx)
 	})
+	g.Go(func() error { return (&upkeep{s: s, noTables: !keepsTables(s.cfg)}).run(gctx) })
 	if keepsTables(s.cfg) {
-		log, purge := &upkeep{s: s}, &upkeep{s: s, purges: true} // which may take hours
-		g.Go(func() error { return log.run(gctx) })
-		g.Go(func() error { return purge.run(gctx) })
+		g.Go(func() error { return (&upkeep{s: s, purges: true}).run(gctx) }) // which may take hours
 	}
 	g.Go(func() error { return (&ahead{s: s}).run(gctx) })
 	g.Go(func() error {

@@ -140,10 +140,14 @@ func List(ctx context.Context, conn *pgx.Conn, live string) ([]Bookmark, error) 
 	all := []Bookmark{}
 	for _, name := range found {
 		b, err := get(ctx, conn, live, name)
-		if err != nil {
+		var gone *cdc.RefusedError
+		switch {
+		case errors.As(err, &gone): // dropped meanwhile
+		case err != nil:
 			return nil, err
+		default:
+			all = append(all, b)
 		}
-		all = append(all, b)
 	}
 	return all, nil
 }

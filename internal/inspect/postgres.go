@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -167,9 +166,8 @@ func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 
 // headRoom looks at what bounds the disk that slots take.
 func (p *Postgres) headRoom(ctx context.Context) (*Check, error) {
-	const query = `SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint * 1048576 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'`
-	var keep int64
-	if err := p.Conn.QueryRow(ctx, query).Scan(&keep); err != nil {
+	keep, err := p.keepSize(ctx)
+	if err != nil {
 		return nil, err
 	}
 	if keep < 0 {
@@ -186,6 +184,13 @@ func (p *Postgres) headRoom(ctx context.Context) (*Check, error) {
 		return warn("let walpost catch up, or raise max_slot_wal_keep_size", "the slot keeps %s of %s that it may", humanize.IBytes(uint64(s.Retained)), humanize.IBytes(uint64(keep)))
 	}
 	return ok("the slot keeps %s of %s that it may", humanize.IBytes(uint64(max(0, s.Retained))), humanize.IBytes(uint64(keep)))
+}
+
+// keepSize is max_slot_wal_keep_size in bytes; negative means that there is no limit.
+func (p *Postgres) keepSize(ctx context.Context) (keep int64, err error) {
+	const query = `SELECT CASE WHEN setting::bigint < 0 THEN -1 ELSE setting::bigint * 1048576 END FROM pg_settings WHERE name = 'max_slot_wal_keep_size'`
+	err = p.Conn.QueryRow(ctx, query).Scan(&keep)
+	return keep, err
 }
 
 func (p *Postgres) checkpoint(ctx context.Context) (*Check, error) {
@@ -260,17 +265,6 @@ func (p *Postgres) commit(ctx context.Context) (*Check, error) {
 		return warn("leave synchronous_commit on, at least for who writes events", "synchronous_commit is off: an event may wait 200 ms until it is in WAL")
 	}
 	return ok("synchronous_commit is %s", level)
-}
-
-func (p *Postgres) bookmarks(ctx context.Context) (*Check, error) {
-	all, err := bookmark.List(ctx, p.Conn, p.Slot)
-	if err != nil || len(all) == 0 {
-		return nil, err
-	}
-	if i := slices.IndexFunc(all, func(b bookmark.Bookmark) bool { return !b.Usable }); i >= 0 {
-		return fail("walpost bookmark drop "+all[i].Name, "bookmark %q is lost: %s", all[i].Name, all[i].Status)
-	}
-	return ok("%d, of which %q keeps most, %s", len(all), all[0].Name, humanize.IBytes(uint64(all[0].Retained)))
 }
 
 // idleTimeout is for 18 and later, which can drop slots that nobody uses, as bookmarks are.

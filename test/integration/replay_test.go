@@ -361,6 +361,10 @@ func TestReplayWindow(t *testing.T) {
 	harness.Eventually(t, 30*time.Second, "window", func() bool {
 		return strings.Contains(s.walpost("bookmark", "list"), "window")
 	})
+	harness.Eventually(t, 10*time.Second, "the window's metrics", func() bool {
+		_, found := harness.Metric(t.Context(), s.admin, `walpost_bookmark_retained_bytes{bookmark="window"}`)
+		return found
+	})
 	s.fill(harness.OneRow, 1, n)
 	s.checkpoint()
 	s.refused(`(bookmark "window", set`, "replay.window", "replay", "--from", "-30m") // it began a moment ago

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,7 +23,11 @@ type shownStatus struct {
 		Retained   int64  `json:"retained_bytes"`
 		Problem    string `json:"instance_problem"`
 		Checkpoint *struct{ LSN string }
-		Instance   *struct {
+		Bookmarks  []struct {
+			Bookmark, Status string
+			Retained         int64 `json:"retained_bytes"`
+		}
+		Instance *struct {
 			State      string
 			Standby    bool
 			Ready      bool
@@ -139,6 +144,31 @@ func TestStatusWithStandby(t *testing.T) {
 	}
 	s.stop(standby)
 	s.stop(live)
+}
+
+// What bookmarks keep is in the metrics, also where the database has none of walpost's own
+// tables to be kept, and in what walpost status shows.
+func TestBookmarksAreSeen(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.set("CHECKPOINT_STORE=file", "CHECKPOINT_FILE="+filepath.Join(t.TempDir(), "checkpoint"))
+	s.walpost("bookmark", "create", "first")
+	p := s.start("run")
+	s.fill(harness.OneRow, 1, 100)
+	s.caughtUp(time.Minute)
+	const retained = `walpost_bookmark_retained_bytes{bookmark="first"}`
+	harness.Eventually(t, 20*time.Second, "the bookmark's metrics", func() bool {
+		kept, found := harness.Metric(t.Context(), s.admin, retained)
+		age, dated := harness.Metric(t.Context(), s.admin, `walpost_bookmark_age_seconds{bookmark="first"}`)
+		return found && dated && kept > 0 && age > 0
+	})
+	st := s.status().Slots[0]
+	if b := st.Bookmarks; len(b) != 1 || b[0].Bookmark != "first" || b[0].Status != "reserved" || b[0].Retained <= 0 {
+		t.Errorf("got %+v, want the bookmark", b)
+	}
+	if text := s.walpost("status"); !strings.Contains(text, "bookmark    first, reserved, keeps ") || !strings.Contains(text, " of WAL, set ") {
+		t.Errorf("got\n%s", text)
+	}
+	s.stop(p)
 }
 
 // A slot of another database is none of ours, for status and for init.
