@@ -25,7 +25,7 @@ func (c *cli) bookmarkCommand() *cobra.Command {
 replication slot of its own, SLOT_bm_NAME, which nobody streams from: the server
 keeps all WAL from there on, and the dead rows of its catalogs, until the bookmark
 is advanced or dropped. max_slot_wal_keep_size bounds that: a bookmark that goes
-beyond it is lost.`,
+beyond it is lost. A purge keeps the rows behind it until it is dropped.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}

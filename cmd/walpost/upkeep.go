@@ -193,6 +193,9 @@ func (u *upkeep) purgeAll(ctx context.Context) error {
 			u.repeats.Log(u.s.log, slog.LevelInfo, t.Table, "old partition stays", "partition", t.Table, "reason", t.Left)
 		}
 	}
+	if r.HeldBy != "" {
+		u.repeats.Log(u.s.log, slog.LevelInfo, "purge", "purge is held back", "reason", r.HeldBy)
+	}
 	if r.Deleted > 0 || r.Dropped > 0 {
 		u.s.log.Info("purged", "rows", r.Deleted, "dropped_partitions", r.Dropped, "archived", r.Archived, "committed_before", r.Before, "held_by", r.HeldBy)
 	}

@@ -3,6 +3,7 @@ package purge
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/jackc/pgx/v5"
 
@@ -12,11 +13,36 @@ import (
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
-// limit is the least that the slots and their bookmarks have left behind, and whose it is.
-func (cfg Config) limit(ctx context.Context, conn *pgx.Conn) (lsn cdc.LSN, whose string, err error) {
-	take := func(at cdc.LSN, who string) {
-		if whose == "" || at < lsn {
-			lsn, whose = at, who
+// hold is a position that a slot or a bookmark stands at, so that rows from there on stay.
+type hold struct {
+	lsn   cdc.LSN
+	whose string
+	lost  string // the bookmark's name if the server has removed its WAL; else empty
+}
+
+func (h hold) String() string {
+	text := fmt.Sprintf("%s stands at %s", h.whose, h.lsn)
+	if h.lost != "" {
+		text += fmt.Sprintf(" and is lost: only the table has its events, until walpost bookmark drop %s", h.lost)
+	}
+	return text
+}
+
+// refuse is the error of a purge that can delete nothing.
+func (h hold) refuse() error {
+	if h.lost != "" {
+		return cdc.Refuse(fmt.Sprintf("walpost bookmark drop %s, once its events are not wanted any more or were published with walpost replay --source table: nothing was deleted", h.lost),
+			"%s stands at %s and is lost: only the table has its events", h.whose, h.lsn)
+	}
+	return cdc.Refuse("let it catch up, or advance or drop the bookmark: nothing was deleted",
+		"%s stands at %s: rows that old are not all published, or are still to be published again from there", h.whose, h.lsn)
+}
+
+// limit is the least that the slots and their bookmarks have left behind.
+func (cfg Config) limit(ctx context.Context, conn *pgx.Conn) (least hold, err error) {
+	take := func(h hold) {
+		if least.whose == "" || h.lsn < least.lsn || h.lsn == least.lsn && h.lost != "" {
+			least = h
 		}
 	}
 	for _, s := range cfg.Slots {
@@ -24,47 +50,59 @@ func (cfg Config) limit(ctx context.Context, conn *pgx.Conn) (lsn cdc.LSN, whose
 		slot, err := pgsource.ReadSlot(ctx, conn, name)
 		switch {
 		case err != nil:
-			return 0, "", err
+			return hold{}, err
 		case slot == nil:
-			return 0, "", cdc.Refuse("run walpost init, or set postgres.slot: nothing tells what is published", "slot %q does not exist", name)
+			return hold{}, cdc.Refuse("run walpost init, or set postgres.slot: nothing tells what is published", "slot %q does not exist", name)
 		}
 		if err := pgsource.CheckSlot(name, slot); err != nil {
-			return 0, "", err
+			return hold{}, err
 		}
-		take(slot.ConfirmedFlush, fmt.Sprintf("slot %q", name))
-		kept, err := bookmark.List(ctx, conn, name)
+		take(hold{lsn: slot.ConfirmedFlush, whose: fmt.Sprintf("slot %q", name)})
+		kept, err := holding(ctx, conn, name)
 		if err != nil {
-			return 0, "", err
+			return hold{}, err
 		}
 		for _, b := range kept {
-			if b.Usable {
-				take(b.LSN, fmt.Sprintf("bookmark %q", b.Name))
+			h := hold{lsn: b.LSN, whose: fmt.Sprintf("bookmark %q", b.Name)}
+			if !b.Usable {
+				h.whose, h.lost = fmt.Sprintf("bookmark %q of slot %q", b.Name, name), b.Name
 			}
+			take(h)
 		}
 	}
-	return lsn, whose, nil
+	return least, nil
+}
+
+// holding returns the bookmarks of a slot that keep rows. A lost one does: the table is then
+// the only copy of its events, until somebody drops it. The lost window does not: nobody has
+// named its events, and the service makes another by itself, which begins at what is confirmed.
+func holding(ctx context.Context, conn *pgx.Conn, live string) ([]bookmark.Bookmark, error) {
+	all, err := bookmark.List(ctx, conn, live)
+	return slices.DeleteFunc(all, func(b bookmark.Bookmark) bool { return !b.Usable && b.Name == bookmark.Window }), err
 }
 
 // maxPeek is how much WAL is looked through for events.
 const maxPeek = 16 << 20
 
 // passed reports whether no event lies between where each slot and bookmark stands and end:
-// a position without events behind it is not saved at once.
+// a position without events behind it is not saved at once. Nothing tells it of a lost
+// bookmark before end.
 func (cfg Config) passed(ctx context.Context, conn *pgx.Conn, end cdc.LSN) (bool, error) {
 	for _, s := range cfg.Slots {
 		slot, err := pgsource.ReadSlot(ctx, conn, s.Name)
 		if err != nil || slot == nil {
 			return false, err
 		}
-		kept, err := bookmark.List(ctx, conn, s.Name)
+		kept, err := holding(ctx, conn, s.Name)
 		if err != nil {
 			return false, err
 		}
 		at := map[string]cdc.LSN{s.Name: slot.ConfirmedFlush}
 		for _, b := range kept {
-			if b.Usable {
-				at[b.Slot] = b.LSN
+			if !b.Usable && b.LSN < end {
+				return false, nil
 			}
+			at[b.Slot] = b.LSN
 		}
 		for name, lsn := range at {
 			if lsn >= end {

@@ -160,11 +160,11 @@ func (cfg Config) bound(ctx context.Context, conn *pgx.Conn, want time.Time) (hi
 	if cfg.OlderThan <= 0 {
 		return cfg.boundNow(ctx, conn)
 	}
-	lsn, whose, err := cfg.limit(ctx, conn)
+	least, err := cfg.limit(ctx, conn)
 	if err != nil {
 		return history.Entry{}, "", err
 	}
-	e, err := history.Before(ctx, conn, cfg.Slots[0].Name, lsn, want)
+	e, err := history.Before(ctx, conn, cfg.Slots[0].Name, least.lsn, want)
 	if err != nil {
 		return history.Entry{}, "", err
 	}
@@ -176,13 +176,13 @@ func (cfg Config) bound(ctx context.Context, conn *pgx.Conn, want time.Time) (hi
 		return history.Entry{}, "", cdc.Refuse("wait: walpost run keeps the log, and rows can be told from when it began. --older-than 0 takes all that is published by now",
 			"the checkpoint log of slot %q does not go back to %s, so that nothing tells which rows were committed before", cfg.Slots[0].Name, want.UTC().Format(time.RFC3339))
 	case e == nil:
-		return history.Entry{}, "", refuse(lsn, whose)
+		return history.Entry{}, "", least.refuse()
 	}
 	if err := checkAge(ctx, conn, *e); err != nil {
 		return history.Entry{}, "", err
 	}
 	if e.End < asked.End {
-		return *e, fmt.Sprintf("%s stands at %s", whose, lsn), nil
+		return *e, least.String(), nil
 	}
 	return *e, "", nil
 }
@@ -198,8 +198,8 @@ func (cfg Config) boundNow(ctx context.Context, conn *pgx.Conn) (history.Entry, 
 		return history.Entry{}, "", err
 	}
 	for deadline := time.Now().Add(waitLimit); ; {
-		lsn, whose, err := cfg.limit(ctx, conn)
-		done := lsn >= e.End
+		least, err := cfg.limit(ctx, conn)
+		done := least.lsn >= e.End
 		if err == nil && !done {
 			done, err = cfg.passed(ctx, conn, e.End)
 		}
@@ -208,8 +208,8 @@ func (cfg Config) boundNow(ctx context.Context, conn *pgx.Conn) (history.Entry, 
 			return history.Entry{}, "", err
 		case done:
 			return e, "", nil
-		case time.Now().After(deadline):
-			return history.Entry{}, "", refuse(lsn, whose)
+		case least.lost != "", time.Now().After(deadline):
+			return history.Entry{}, "", least.refuse()
 		}
 		select {
 		case <-ctx.Done():
@@ -217,11 +217,6 @@ func (cfg Config) boundNow(ctx context.Context, conn *pgx.Conn) (history.Entry, 
 		case <-time.After(waitInterval):
 		}
 	}
-}
-
-func refuse(lsn cdc.LSN, whose string) error {
-	return cdc.Refuse("let it catch up, or advance or drop the bookmark: nothing was deleted",
-		"%s stands at %s: rows that old are not all published, or are still to be published again from there", whose, lsn)
 }
 
 // checkAge refuses a moment so many transactions ago that their numbers mean others.
