@@ -26,6 +26,7 @@ import (
 type replayOptions struct {
 	from, to, resume, timestamp, source, orderBy string
 	dry                                          bool
+	rateGiven, timestampGiven                    bool // on the command line
 	replay.Options
 }
 
@@ -48,7 +49,9 @@ ordered by --order-by, which is the order of commits only nearly; --from and --t
 times then. It cannot be resumed. The role needs SELECT on the table.
 
 A replay that was stopped or has died goes on with --resume ID. After a stop nothing
-is repeated; after a death what was published since the last save, a second or so.`,
+is repeated; after a death what was published since the last save, a second or so. It
+goes on as it was begun; --rate alone may be given anew, and holds until it ends or is
+stopped.`,
 		Example: `  walpost replay --from -2h --dry-run
   walpost replay --from before_migration --to 2026-01-31T14:00:00Z --topic outbox.event.order
   walpost replay --from 16/B374D848 --key order-17 --rate 500`,
@@ -68,6 +71,7 @@ is repeated; after a death what was published since the last save, a second or s
 	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
 	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")
 	cmd.PreRunE = func(*cobra.Command, []string) error {
+		opts.rateGiven, opts.timestampGiven = f.Changed("rate"), f.Changed("timestamp")
 		if err := opts.check(); err != nil {
 			return &usageError{err}
 		}
@@ -110,16 +114,29 @@ type replayResult struct {
 	replay.Counts
 }
 
-func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opts replayOptions) (err error) {
-	var plan replay.Plan
-	if opts.resume != "" {
-		plan, err = replay.Load(ctx, conn, opts.resume)
-		if err == nil && plan.Slot != cfg.Postgres.Slot {
-			err = cdc.Refuse("give the configuration that it was begun with, and its --postgres.shard", "replay %s is of slot %q, and postgres.slot is %q", plan.ID, plan.Slot, cfg.Postgres.Slot)
-		}
-	} else {
-		plan, err = replay.Resolve(ctx, conn, cfg.Postgres.Slot, opts.from, opts.to, opts.Options)
+// plan makes a plan, or takes up the one to resume.
+func (o *replayOptions) plan(ctx context.Context, conn *pgx.Conn, slot string) (replay.Plan, error) {
+	if o.resume == "" {
+		return replay.Resolve(ctx, conn, slot, o.from, o.to, o.Options)
 	}
+	plan, err := replay.Load(ctx, conn, o.resume)
+	if err != nil {
+		return plan, err
+	}
+	if plan.Slot != slot {
+		return plan, cdc.Refuse("give the configuration that it was begun with, and its --postgres.shard", "replay %s is of slot %q, and postgres.slot is %q", plan.ID, plan.Slot, slot)
+	}
+	if o.timestampGiven && o.Now != plan.Now {
+		return plan, cdc.Refuse("leave --timestamp out to go on as before, or begin another replay with --from", "replay %s was begun with another --timestamp than %s", plan.ID, o.timestamp)
+	}
+	if o.rateGiven {
+		plan.Rate = o.Rate
+	}
+	return plan, nil
+}
+
+func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opts replayOptions) error {
+	plan, err := opts.plan(ctx, conn, cfg.Postgres.Slot)
 	if err != nil {
 		return err
 	}

@@ -56,6 +56,30 @@ func TestReplayRefusesToSkip(t *testing.T) {
 	s.walpost("bookmark", "drop", "start")
 }
 
+// A replay goes on as it was begun, but for a rate that is given anew.
+func TestReplayResumesAtAnotherRate(t *testing.T) {
+	const n, rate = 2000, 400
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.walpost("bookmark", "create", "start")
+	p := s.start("run")
+	s.fill(harness.OneRow, 1, n)
+	s.checkpoint()
+	s.stop(p)
+	id := s.interrupted(n)
+
+	s.refused("with another --timestamp than now", "leave --timestamp out", "replay", "--resume", id, "--timestamp", "now")
+	var r struct {
+		replayed
+		Seconds float64
+	}
+	s.decode(s.walpost("replay", "-o", "json", "--resume", id, "--timestamp", "commit", "--rate", fmt.Sprint(rate)), &r)
+	if at := float64(r.Published) / r.Seconds; !r.Finished || r.Published == 0 || at > 1.5*rate {
+		t.Errorf("%.0f events per second, want %d at most: %+v", at, rate, r)
+	}
+	s.wantReplayed(id, "true")
+	s.walpost("bookmark", "drop", "start")
+}
+
 // A record that the topic takes no more does not end a replay: it is left out and counted,
 // as a dead letter of the stream would be, and a resumed replay comes past it too.
 func TestReplayOfOversize(t *testing.T) {
