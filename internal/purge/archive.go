@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -57,32 +58,53 @@ func (a *archive) open(ctx context.Context, conn *pgx.Conn, t pgx.Identifier) (e
 	return err
 }
 
-// write appends the rows, and returns when they are on disk.
-func (a *archive) write(t pgx.Identifier, lines []string) error {
-	name := strings.Join(t, ".")
-	f := a.files[name]
-	if f == nil {
-		var err error
-		path := filepath.Join(a.dir, fmt.Sprintf("%s-%s.ndjson", strings.ReplaceAll(name, string(filepath.Separator), "_"), a.stamp))
-		if f, err = os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600); err != nil {
-			return err
-		}
-		a.files[name] = f
-		if err := syncDir(a.dir); err != nil {
-			return err
-		}
+// writeBytes is how much of the rows is written to a file at once. No more of them is in memory
+// than that and one row.
+const writeBytes = 64 << 10
+
+// write appends rows of one column, a table's as JSON, and returns how many when they are on
+// disk. If it fails the file is what it was. It closes the rows.
+func (a *archive) write(t pgx.Identifier, rows pgx.Rows) (n int64, err error) {
+	defer rows.Close()
+	if !rows.Next() {
+		return 0, rows.Err()
 	}
-	w := bufio.NewWriter(f)
-	for _, l := range lines {
-		if _, err := w.WriteString(l + "\n"); err != nil {
-			return err
-		}
+	f, err := a.file(strings.Join(t, "."))
+	if err != nil {
+		return 0, err
 	}
-	if err := errors.Join(w.Flush(), f.Sync()); err != nil {
-		return err
+	begin, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
 	}
-	a.rows += int64(len(lines))
-	return nil
+	w := bufio.NewWriterSize(f, writeBytes)
+	for more := true; more && err == nil; more = rows.Next() {
+		_, err = w.Write(rows.RawValues()[0]) // which is text, as it is sent
+		err = errors.Join(err, w.WriteByte('\n'))
+		n++
+	}
+	if err = errors.Join(err, rows.Err()); err == nil {
+		err = errors.Join(w.Flush(), f.Sync())
+	}
+	if err != nil {
+		return 0, errors.Join(err, f.Truncate(begin))
+	}
+	a.rows += n
+	return n, nil
+}
+
+// file returns the one of a table. A new one is there after a crash too.
+func (a *archive) file(table string) (*os.File, error) {
+	if f := a.files[table]; f != nil {
+		return f, nil
+	}
+	path := filepath.Join(a.dir, fmt.Sprintf("%s-%s.ndjson", strings.ReplaceAll(table, string(filepath.Separator), "_"), a.stamp))
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	a.files[table] = f
+	return f, syncDir(a.dir)
 }
 
 // syncDir makes the entry of a new file durable.

@@ -18,9 +18,6 @@ const (
 	// wait between two, which doubles. Then it is left for the next purge.
 	detachTries = 5
 	detachWait  = 100 * time.Millisecond
-
-	// archiveBytes is from how much on rows are written to the archive at once.
-	archiveBytes = 1 << 20
 )
 
 // partitions drops those partitions whose time and rows lie before the bound, and leaves the
@@ -156,28 +153,8 @@ func archiveAll(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, a *arc
 	if err != nil {
 		return err
 	}
-	defer rows.Close()
-	var (
-		lines []string
-		bytes int
-		line  string
-	)
-	for rows.Next() {
-		if err := rows.Scan(&line); err != nil {
-			return err
-		}
-		lines, bytes = append(lines, line), bytes+len(line)
-		if bytes >= archiveBytes {
-			if err := a.write(name, lines); err != nil {
-				return err
-			}
-			lines, bytes = lines[:0], 0
-		}
-	}
-	if err := rows.Err(); err != nil || len(lines) == 0 {
-		return err
-	}
-	return a.write(name, lines)
+	_, err = a.write(name, rows)
+	return err
 }
 
 func cannotRead(t *partition.Table, err error) error {

@@ -313,12 +313,8 @@ func (cfg Config) batch(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, x
 		if err != nil {
 			return err
 		}
-		lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
-		if err != nil || len(lines) == 0 {
-			return err
-		}
-		n = int64(len(lines))
-		return a.write(t, lines)
+		n, err = a.write(t, rows)
+		return err
 	})
 	if err != nil {
 		return 0, err

@@ -84,6 +84,28 @@ func TestBoundsLargeRows(t *testing.T) {
 	}
 }
 
+// A purge with an archive of rows of 1 MB, all in a few blocks of the table, which are one batch.
+func TestBoundsPurge(t *testing.T) {
+	n := sized[int64](200, 2000)
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.exec("GRANT SELECT, DELETE ON outbox TO " + s.slot)
+	s.exec(`INSERT INTO outbox SELECT gen_random_uuid(), 'order', 'order-' || n, 'created', to_jsonb(repeat('x', 1000000)), n FROM generate_series(1, $1::bigint) n`, n)
+	s.publish()
+	dir := t.TempDir()
+	p := s.start("purge", "--older-than", "0", "--purge.archive", "ndjson", "--purge.archive_dir", dir)
+	if code := s.wait(p, 5*time.Minute); code != 0 {
+		t.Fatalf("exit %d\n%s", code, p.Log())
+	}
+	rss := p.PeakRSS()
+	fmt.Printf("FIGURES bounds, purge of %d rows of 1 MB with an archive: peak RSS %.1f MiB\n", n, float64(rss)/(1<<20))
+	if rss == 0 || rss > boundRSS {
+		t.Errorf("peak RSS %d bytes, want at most %d", rss, boundRSS)
+	}
+	if got, left := archived(t, dir), s.number("SELECT count(*) FROM outbox"); int64(got) != n || left != 0 {
+		t.Errorf("%d rows are archived and %d left, want %d and none", got, left, n)
+	}
+}
+
 // incompressible returns n letters that cannot be compressed much.
 func incompressible(n int) string {
 	b := make([]byte, n)
