@@ -180,7 +180,7 @@ func get(ctx context.Context, conn *pgx.Conn, live, name string) (Bookmark, erro
 }
 
 // Advance moves a bookmark forward to lsn, and lets the server forget what is before. It
-// refuses to go back, and beyond the end of WAL. at is the moment that lsn stands for.
+// refuses to go back. lsn must not lie beyond the end of WAL.
 func Advance(ctx context.Context, conn *pgx.Conn, live, name string, lsn cdc.LSN) (Bookmark, error) {
 	b, err := get(ctx, conn, live, name)
 	switch {
