@@ -57,8 +57,9 @@ const (
 	maxKeptBuf = 64 << 10
 
 	// smallBuf is the size of a buffer that is kept however little of it was used. Of
-	// a larger one half must have been, or small records would hold large buffers.
-	smallBuf = 1 << 10
+	// a larger one a quarter must have been, or small records would come to hold the
+	// buffers of large ones.
+	smallBuf = 2 << 10
 )
 
 var records = freelist.List[Record]{Max: maxKept}
@@ -78,7 +79,7 @@ func NewRecord() *Record {
 // r, and to what its fields point to.
 func (r *Record) Free() {
 	buf, headers := r.Buf[:0], r.Headers[:0]
-	if cap(buf) > maxKeptBuf || cap(buf) > max(smallBuf, 2*len(r.Buf)) {
+	if cap(buf) > maxKeptBuf || cap(buf) > max(smallBuf, 4*len(r.Buf)) {
 		buf = nil
 	}
 	clear(r.Headers)

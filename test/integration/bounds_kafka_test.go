@@ -35,7 +35,7 @@ func TestBoundsKafkaAway(t *testing.T) {
 	for _, o := range outages {
 		must(t, o.begin())
 		harness.Eventually(t, 30*time.Second, "/readyz 503", func() bool { code, _ := s.ready(); return code == 503 })
-		s.reaches("walpost_in_flight_bytes", 16<<20)
+		s.reaches("walpost_in_flight_bytes", 6<<20)
 		full := p.Resources(t, s.admin)
 		s.staysAway(p, away)
 		after := p.Resources(t, s.admin)
@@ -113,10 +113,9 @@ func TestBoundsStuckPartition(t *testing.T) {
 	for _, bound := range []struct {
 		name, metric string
 		limit        float64
-		settings     []string
 	}{
-		{"Bytes", "walpost_in_flight_bytes", sized[float64](2<<20, 16<<20), nil},
-		{"Events", "walpost_unconfirmed_events", sized[float64](20_000, 200_000), nil},
+		{"Bytes", "walpost_in_flight_bytes", sized[float64](2<<20, 16<<20)},
+		{"Events", "walpost_unconfirmed_events", sized[float64](20_000, 200_000)},
 	} {
 		t.Run(bound.name, func(t *testing.T) {
 			cluster := envtest.FakeKafka(t)
@@ -124,7 +123,7 @@ func TestBoundsStuckPartition(t *testing.T) {
 			if bound.name == "Bytes" {
 				s.set(fmt.Sprintf("DELIVERY_MAX_IN_FLIGHT_BYTES=%.0f", bound.limit))
 			} else {
-				s.set(fmt.Sprintf("DELIVERY_MAX_UNCONFIRMED_EVENTS=%.0f", bound.limit))
+				s.set(fmt.Sprintf("DELIVERY_MAX_UNCONFIRMED_EVENTS=%.0f", bound.limit), "DELIVERY_MAX_IN_FLIGHT_BYTES=64MiB")
 			}
 			p := s.start("run")
 			s.fill(harness.OneRow, 1, 1000)

@@ -28,6 +28,10 @@ type Harness struct {
 	// failed one spoils it, and Acquire must follow.
 	Transactional bool
 
+	// Overtaken tells an error of a Save beside which another store acquires, where that may
+	// also fail without [cdc.ErrFenced]. Nil wants that.
+	Overtaken func(error) bool
+
 	// Confirm is set for stores that keep nothing: they have no epoch, fence
 	// nobody and save nothing. It moves the position that they read forward,
 	// and returns it.

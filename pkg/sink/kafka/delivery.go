@@ -29,13 +29,8 @@ type delivery struct {
 	refusal error // the broker's answer to a batch that this record was in or behind; owned by who has the orphans
 }
 
-const (
-	// maxKept is how many bytes of deliveries are kept for other records.
-	maxKept = 4 << 20
-
-	// maxKeptHeaders is the largest capacity for headers that is kept.
-	maxKeptHeaders = 64
-)
+// maxKeptHeaders is the largest capacity for headers that is kept.
+const maxKeptHeaders = 64
 
 func (s *Sink) newDelivery() *delivery {
 	if d := s.deliveries.Get(); d != nil {

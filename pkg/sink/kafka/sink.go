@@ -85,7 +85,7 @@ func (s *Sink) init() error {
 	if s.linger() > 0 {
 		s.stuck = s.endLinger
 	}
-	s.deliveries.Max = maxKept
+	s.deliveries.Max = int(min(s.cfg.MaxInFlightBytes, math.MaxInt)) // they are less than half of what is counted
 	s.orphans.feeding = make(chan struct{}, 1)
 	s.topics.known = make(map[string]*topic)
 	c, err := s.newClient()
