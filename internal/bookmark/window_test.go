@@ -1,0 +1,141 @@
+package bookmark
+
+import (
+	"context"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/testenv/envtest"
+	"github.com/walpost/walpost/pkg/cdc"
+	sqlfiles "github.com/walpost/walpost/sql"
+)
+
+func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
+
+// server is a database with walpost's tables and a slot that nobody reads.
+type server struct {
+	*pgx.Conn
+	t    *testing.T
+	live string
+}
+
+func newServer(t *testing.T) server {
+	t.Helper()
+	s := server{envtest.NewDatabase(t).Connect(t), t, envtest.Name(t)}
+	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, step := range steps {
+		if _, err := s.PgConn().Exec(t.Context(), step.SQL).ReadAll(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", s.live)
+	t.Cleanup(func() {
+		const drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE starts_with(slot_name, $1)"
+		if _, err := s.Exec(context.WithoutCancel(t.Context()), drop, s.live); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+func (s server) exec(query string, args ...any) {
+	s.t.Helper()
+	if _, err := s.Exec(s.t.Context(), query, args...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// write makes WAL, and returns where it ends.
+func (s server) write(mib int) (end cdc.LSN) {
+	s.t.Helper()
+	for range mib {
+		s.exec("SELECT pg_logical_emit_message(true, 'other', repeat('x', 1 << 20))")
+	}
+	var text string
+	if err := s.QueryRow(s.t.Context(), "SELECT pg_current_wal_insert_lsn()::text").Scan(&text); err != nil {
+		s.t.Fatal(err)
+	}
+	end, err := cdc.ParseLSN(text)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return end
+}
+
+// confirm moves the live slot, as a stream would.
+func (s server) confirm(lsn cdc.LSN) {
+	s.t.Helper()
+	s.exec("SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", s.live, lsn.String())
+}
+
+// keep wants KeepWindow to change something or nothing, and returns where the bookmark is.
+func (s server) keep(length time.Duration, maxBytes int64, want bool) cdc.LSN {
+	s.t.Helper()
+	changed, err := KeepWindow(s.t.Context(), s.Conn, s.live, length, maxBytes)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if changed != want {
+		s.t.Errorf("KeepWindow() = %t, want %t", changed, want)
+	}
+	b, err := get(s.t.Context(), s.Conn, s.live, Window)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return b.LSN
+}
+
+// was says that all up to a position was published so long ago.
+func (s server) was(lsn cdc.LSN, ago time.Duration) {
+	s.t.Helper()
+	s.exec(`INSERT INTO walpost.checkpoint_log (slot, at, lsn, end_lsn, oldest_xid) VALUES ($1, $2, $3::text::pg_lsn, $3::text::pg_lsn, '3')`,
+		s.live, time.Now().Add(-ago), lsn.String())
+}
+
+const unlimited = 1 << 40
+
+// The window begins a time ago.
+func TestWindowMovesByTime(t *testing.T) {
+	s := newServer(t)
+	begin := s.keep(time.Hour, unlimited, true)
+	old := s.write(20)
+	s.was(old, 2*time.Hour)
+	recent := s.write(20)
+	s.was(recent, 30*time.Minute)
+	if got := s.keep(time.Hour, unlimited, false); got != begin {
+		t.Errorf("the window moved to %s beyond what is confirmed, want %s", got, begin)
+	}
+	s.confirm(recent)
+	if got := s.keep(time.Hour, unlimited, true); got != old {
+		t.Errorf("the window begins at %s, want %s, which was published before it", got, old)
+	}
+	if got := s.keep(time.Hour, unlimited, false); got != old {
+		t.Errorf("the window moved to %s, want %s", got, old)
+	}
+}
+
+// It begins a number of bytes ago if that is nearer.
+func TestWindowMovesByBytes(t *testing.T) {
+	s := newServer(t)
+	s.keep(time.Hour, unlimited, true)
+	s.was(s.write(1), 2*time.Hour)
+	end := s.write(64)
+	s.confirm(end)
+	const most = 20 << 20
+	got := s.keep(time.Hour, most, true)
+	if left := end - got; left > most || left < most-4<<20 {
+		t.Errorf("the window keeps %d bytes, want %d", left, most)
+	}
+	if _, err := KeepWindow(t.Context(), s.Conn, s.live, 0, most); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := List(t.Context(), s.Conn, s.live); err != nil || len(all) > 0 {
+		t.Errorf("a window of no length left %v, %v", all, err)
+	}
+}
