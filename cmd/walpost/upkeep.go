@@ -188,6 +188,10 @@ func (u *upkeep) purgeAll(ctx context.Context) error {
 		return err
 	}
 	r, err := purge.Run(ctx, conn, purgeConfig(u.s.cfg))
+	if errors.Is(err, purge.ErrYoung) { // as with every service until it is that old
+		u.repeats.Log(u.s.log, slog.LevelInfo, "purge", "nothing to purge yet", "reason", cdc.OneLine(err))
+		return nil
+	}
 	for _, t := range r.Tables {
 		if t.Left != "" {
 			u.repeats.Log(u.s.log, slog.LevelInfo, t.Table, "old partition stays", "partition", t.Table, "reason", t.Left)

@@ -148,6 +148,9 @@ func (cfg Config) purge(ctx context.Context, conn *pgx.Conn, name pgx.Identifier
 	return all, nil
 }
 
+// ErrYoung says that nothing is known yet of a moment that is so long ago.
+var ErrYoung = errors.New("the checkpoint log does not go back")
+
 // bound is the moment before which rows must have been committed.
 type bound struct {
 	history.Entry
@@ -174,7 +177,7 @@ func (cfg Config) bound(ctx context.Context, conn *pgx.Conn, want time.Time) (hi
 		return history.Entry{}, "", err
 	case asked == nil:
 		return history.Entry{}, "", cdc.Refuse("wait: walpost run keeps the log, and rows can be told from when it began. --older-than 0 takes all that is published by now",
-			"the checkpoint log of slot %q does not go back to %s, so that nothing tells which rows were committed before", cfg.Slots[0].Name, want.UTC().Format(time.RFC3339))
+			"slot %q: %w to %s, so that nothing tells which rows were committed before", cfg.Slots[0].Name, ErrYoung, want.UTC().Format(time.RFC3339))
 	case e == nil:
 		return history.Entry{}, "", least.refuse()
 	}

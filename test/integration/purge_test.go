@@ -148,6 +148,12 @@ func TestPurgeByService(t *testing.T) {
 	s.stop(p)
 	s.exec("UPDATE walpost.checkpoint_log SET at = at - interval '2 hours'")
 	s.fill(harness.OneRow, n+1, n+10)
+	p = s.start("run", "--purge.older_than", "48h")
+	harness.Eventually(t, 30*time.Second, "that the log does not go back that far", func() bool { return strings.Contains(p.Log(), "nothing to purge yet") })
+	if strings.Contains(p.Log(), "upkeep failed") {
+		t.Errorf("a young service says that upkeep fails:\n%s", p.Log())
+	}
+	s.stop(p)
 	p = s.start("run", "--purge.older_than", "1h")
 	harness.Eventually(t, 30*time.Second, "old rows gone", func() bool { return s.number("SELECT count(*) FROM outbox") == 10 })
 	s.stop(p)
