@@ -125,3 +125,19 @@ func (p *Page) Eval(expression string) string {
 	}
 	return fmt.Sprint(evaluated.Result.Value)
 }
+
+// Resize makes the page's window so large, in pixels.
+func (p *Page) Resize(width, height int) {
+	p.t.Helper()
+	p.call("Emulation.setDeviceMetricsOverride", map[string]any{"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}, new(struct{}))
+}
+
+// Press presses and releases a key that has a name, as Tab or Enter.
+func (p *Page) Press(key string) {
+	p.t.Helper()
+	codes := map[string]int{"Tab": 9, "Enter": 13}
+	texts := map[string]string{"Enter": "\r"}
+	for _, kind := range []string{"keyDown", "keyUp"} {
+		p.call("Input.dispatchKeyEvent", map[string]any{"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": codes[key], "text": texts[key]}, new(struct{}))
+	}
+}

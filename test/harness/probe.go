@@ -1,8 +1,8 @@
 package harness
 
 import (
-	"bufio"
 	"context"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -31,25 +31,33 @@ const probeTimeout = 5 * time.Second
 // Metric returns the value of a metric without labels, or with the labels as
 // they stand in name; false if there is none.
 func Metric(ctx context.Context, addr, name string) (float64, bool) {
-	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
-	if err != nil {
-		return 0, false
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return 0, false
-	}
-	defer func() { _ = res.Body.Close() }()
-	lines := bufio.NewScanner(res.Body)
-	for lines.Scan() {
-		if text, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
-			v, err := strconv.ParseFloat(text, 64)
+	for line := range strings.Lines(Metrics(ctx, addr)) {
+		if text, ok := strings.CutPrefix(line, name+" "); ok {
+			v, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
 			return v, err == nil
 		}
 	}
 	return 0, false
+}
+
+// Metrics returns all metrics as text, or nothing while walpost does not answer.
+func Metrics(ctx context.Context, addr string) string {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+addr+"/metrics", nil)
+	if err != nil {
+		return ""
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return ""
+	}
+	defer func() { _ = res.Body.Close() }()
+	text, err := io.ReadAll(res.Body)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // Acknowledged returns walpost's watermark, or zero while it does not answer.
