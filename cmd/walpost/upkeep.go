@@ -14,6 +14,7 @@ import (
 	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/circuit"
+	sqlfiles "github.com/walpost/walpost/sql"
 )
 
 const (
@@ -42,6 +43,7 @@ type upkeep struct {
 	conn    *pgx.Conn // nil until needed and after a failure
 	logged  cdc.LSN
 	at      time.Time // of the last entry
+	looked  bool      // at the versions of walpost's objects
 	thinned time.Time
 	window  time.Time
 	purge   time.Time // not before it
@@ -101,6 +103,12 @@ func (u *upkeep) round(ctx context.Context) error {
 	if u.purges {
 		return u.purgeDue(ctx)
 	}
+	if !u.looked {
+		if err := u.do(ctx, u.warnOlder); err != nil {
+			return err
+		}
+		u.looked = true
+	}
 	saved := u.s.pipeline.Status().Checkpoint
 	if saved != u.logged && !snapshot.IsPosition(saved) && due(&u.at, logInterval) {
 		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -122,6 +130,17 @@ func (u *upkeep) round(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// warnOlder names what in the database this program would have in another version.
+func (u *upkeep) warnOlder(ctx context.Context, conn *pgx.Conn) error {
+	versions, err := sqlfiles.Versions(ctx, conn)
+	for _, v := range versions {
+		if v.Older() {
+			u.s.log.Warn("the database is of an earlier version; the stream goes on", "objects", v.Name, "version", v.Made, "want", v.Known, "hint", v.Init)
+		}
+	}
+	return err
 }
 
 func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
