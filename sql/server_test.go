@@ -34,6 +34,7 @@ func TestServers(t *testing.T) {
 				"FunctionsForeign":  testFunctionsForeign,
 				"Upgrades":          testUpgrades,
 				"Replaces":          testReplacesFunctions,
+				"CurrentNoRight":    testCurrentNeedsNoRight,
 				"Newer":             testNewerRefused,
 				"KeepsPrefix":       testEmitKeepsPrefix,
 			} {

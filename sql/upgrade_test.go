@@ -212,6 +212,21 @@ func testNewerRefused(t *testing.T, server *testenv.PostgresServer) {
 	}
 }
 
+// testCurrentNeedsNoRight applies the files once more as a role that owns nothing.
+func testCurrentNeedsNoRight(t *testing.T, server *testenv.PostgresServer) {
+	conn, role := envtest.NewDatabaseOn(t, server).Connect(t), envtest.Name(t)
+	names := Names{Role: role}
+	apply(t, conn, names, Checkpoint, Partitions, Emit, Role)
+	if _, err := conn.Exec(t.Context(), "SET ROLE "+role); err != nil {
+		t.Fatal(err)
+	}
+	apply(t, conn, names, Checkpoint, Partitions, Emit)
+	if _, err := conn.Exec(t.Context(), "RESET ROLE"); err != nil {
+		t.Fatal(err)
+	}
+	forget(t, conn, role)
+}
+
 // testFunctionsForeign has one of the functions belong to who would get more rights by it.
 func testFunctionsForeign(t *testing.T, server *testenv.PostgresServer) {
 	db, role := envtest.NewDatabaseOn(t, server), envtest.Name(t)
