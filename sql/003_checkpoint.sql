@@ -6,24 +6,66 @@
 -- loses the positions that point behind them too. Beside it lie a log of these
 -- positions over time, by which walpost replay finds a moment and walpost purge what
 -- is published, what replays were asked for, and what is published before a slot's
--- stream (snapshot: initial). What exists is left as it is, so
--- that this file also makes what an earlier version had not.
+-- stream (snapshot: initial). What is missing is made, and what an earlier walpost has
+-- made is brought to the present version, its rows with it.
 --
--- Rights: CREATE on the database. The schema's name is fixed.
+-- Rights: CREATE on the database, or on the schema if that exists; and the ownership of
+-- the tables if they are of an earlier version. The schema's name is fixed.
 --
 -- By hand: psql -f 003_checkpoint.sql
 --
 -- fillfactor leaves most of the page free: the row is rewritten about every second,
 -- and a new version that fits into the same page costs no index entry.
+--
+-- The version of the tables is noted in the comment on walpost.checkpoint: everybody may
+-- read it, and who may change a table may write it. A change of a table raises it, in
+-- version.go too, and has its step below, which is harmless where it is done already. A
+-- walpost of the version before must go on to work with the tables.
 
 \set ON_ERROR_STOP on
 
 DO $do$
+DECLARE
+  version CONSTANT int := 1;
+  made int; -- 0 before versions were noted
 BEGIN
   IF to_regnamespace('walpost') IS NULL THEN
     CREATE SCHEMA walpost;
     COMMENT ON SCHEMA walpost IS 'The state of walpost';
   END IF;
+  made := coalesce(substring(obj_description(to_regclass('walpost.checkpoint'), 'pg_class') FROM 'version ([0-9]+)$')::int, 0);
+  IF made > version THEN
+    RAISE EXCEPTION 'the tables of walpost are of version %, and this walpost knows version % at most', made, version
+      USING ERRCODE = 'feature_not_supported', HINT = 'run walpost init of the walpost that has made them, or of a later one';
+  END IF;
+
+  -- What is there becomes what the next version has, one after the other.
+  PERFORM set_config('lock_timeout', '2s', true); -- a running walpost waits behind us
+  IF made < 1 AND to_regclass('walpost.checkpoint') IS NOT NULL THEN
+    ALTER TABLE walpost.checkpoint
+      ADD COLUMN IF NOT EXISTS partial_commit_lsn pg_lsn,
+      ADD COLUMN IF NOT EXISTS partial_rows       bigint,
+      ADD COLUMN IF NOT EXISTS partial_last_id    text,
+      DROP CONSTRAINT IF EXISTS checkpoint_partial_is_whole;
+    -- Which row was the last is not known: the transaction's rows are published again.
+    UPDATE walpost.checkpoint SET partial_commit_lsn = NULL, partial_rows = NULL
+      WHERE partial_rows IS NOT NULL AND partial_last_id IS NULL;
+    ALTER TABLE walpost.checkpoint ADD CONSTRAINT checkpoint_partial_is_whole
+      CHECK (num_nulls(partial_commit_lsn, partial_rows, partial_last_id) IN (0, 3));
+    COMMENT ON COLUMN walpost.checkpoint.partial_rows IS
+      'Rows in Kafka of the next transaction, whose commit record is at partial_commit_lsn';
+    COMMENT ON COLUMN walpost.checkpoint.partial_last_id IS
+      'The id of the last of these rows';
+  END IF;
+  IF made < 1 AND to_regclass('walpost.snapshot') IS NOT NULL THEN
+    ALTER TABLE walpost.snapshot DROP CONSTRAINT IF EXISTS snapshot_plan_is_whole;
+    ALTER TABLE walpost.snapshot ADD CONSTRAINT snapshot_plan_is_whole
+      CHECK (num_nulls(visible, parts) IN (0, 2) AND (lsn IS NOT NULL OR visible IS NULL));
+    COMMENT ON COLUMN walpost.snapshot.lsn IS
+      'Where the slot begins; NULL until it is made';
+  END IF;
+
+  -- What is missing is made as it is now.
   IF to_regclass('walpost.checkpoint') IS NULL THEN
     CREATE TABLE walpost.checkpoint (
       slot        text        PRIMARY KEY,
@@ -42,7 +84,6 @@ BEGIN
       CONSTRAINT checkpoint_partial_is_whole
         CHECK (num_nulls(partial_commit_lsn, partial_rows, partial_last_id) IN (0, 3))
     ) WITH (fillfactor = 20);
-    COMMENT ON TABLE walpost.checkpoint IS 'How far each slot has been published';
     COMMENT ON COLUMN walpost.checkpoint.epoch IS
       'Rises with every start of walpost; a process with a lower one can save no more';
     COMMENT ON COLUMN walpost.checkpoint.owner IS
@@ -106,6 +147,10 @@ BEGIN
       'Where the slot begins; NULL until it is made';
     COMMENT ON COLUMN walpost.snapshot.visible IS
       'The transactions whose rows are published';
+  END IF;
+
+  IF made < version THEN
+    EXECUTE format('COMMENT ON TABLE walpost.checkpoint IS %L', 'How far each slot has been published; tables of version ' || version);
   END IF;
 END
 $do$;

@@ -3,10 +3,11 @@
 -- For outbox tables that 001 has made with partitioned=day or week: makes their
 -- partitions for now and the next seven periods, and the functions with which
 -- walpost run makes those to come and drops those that are old and published. All
--- bounds are in UTC, and a week begins on Monday. What exists is left as it is.
+-- bounds are in UTC, and a week begins on Monday. Partitions that exist are left as
+-- they are; functions of an earlier version are replaced.
 --
 -- Rights: CREATE on the database if there is no schema walpost yet, else on that
--- schema; and the ownership of the tables.
+-- schema; and the ownership of the tables, and of the functions of an earlier version.
 --
 -- By hand, after 001: psql -f 004_partitions.sql [-v outbox_tables='{app.outbox}']
 --
@@ -25,6 +26,9 @@
 --   where there is none, inserts fail.
 -- * There is no default partition. Rows in one would be in the way of the partition
 --   that they belong to, and each ATTACH would have to look for them.
+-- * The version of the functions is noted in the comment on walpost.drop_partition. A
+--   change of one raises it, in version.go too. What CREATE OR REPLACE does not change,
+--   as a parameter's name, needs a DROP FUNCTION before it, and then its rights again.
 
 \set ON_ERROR_STOP on
 \if :{?outbox_tables}
@@ -36,6 +40,8 @@ SET walpost.outbox_tables TO :'outbox_tables';
 
 DO $do$
 DECLARE
+  version CONSTANT int := 1;
+  made int; -- NULL without them, and 0 before versions were noted
   name text;
   owner text;
 BEGIN
@@ -44,8 +50,23 @@ BEGIN
     COMMENT ON SCHEMA walpost IS 'The state of walpost';
   END IF;
 
-  IF to_regprocedure('walpost.drop_partition(regclass, regclass)') IS NULL THEN
-    -- Who owns the schema can put other functions in the place of those that are called here.
+  SELECT coalesce(substring(obj_description(oid, 'pg_proc') FROM 'version ([0-9]+)$')::int, 0) INTO made
+    FROM pg_proc WHERE oid = to_regprocedure('walpost.drop_partition(regclass, regclass)');
+  IF made > version THEN
+    RAISE EXCEPTION 'the functions for partitions are of version %, and this walpost knows version % at most', made, version
+      USING ERRCODE = 'feature_not_supported', HINT = 'run walpost init of the walpost that has made them, or of a later one';
+  END IF;
+
+  IF made IS NULL OR made < version THEN
+    -- Who owns the schema can put other functions in the place of those that are called here,
+    -- and who owns one of these can change it.
+    SELECT rolname, p.oid::regprocedure INTO owner, name FROM pg_proc p JOIN pg_roles r ON r.oid = proowner
+      WHERE pronamespace = 'walpost'::regnamespace AND rolname <> current_user AND NOT rolsuper AND proname IN
+        ('partition_period', 'partition_start', 'partitions', 'make_partitions', 'detach_partition', 'drop_partition');
+    IF owner IS NOT NULL THEN
+      RAISE EXCEPTION 'function % belongs to role %, which would get the rights of role %', name, owner, current_user
+        USING ERRCODE = 'invalid_schema_definition', HINT = format('do this as role %I, or ALTER FUNCTION %s OWNER TO %I', owner, name, current_user);
+    END IF;
     SELECT rolname INTO owner FROM pg_namespace JOIN pg_roles r ON r.oid = nspowner
       WHERE nspname = 'walpost' AND rolname <> current_user AND NOT rolsuper;
     IF owner IS NOT NULL THEN
@@ -53,7 +74,7 @@ BEGIN
         USING ERRCODE = 'invalid_schema_definition', HINT = format('ALTER SCHEMA walpost OWNER TO %I', current_user);
     END IF;
 
-    CREATE FUNCTION walpost.partition_period(parent regclass) RETURNS text
+    CREATE OR REPLACE FUNCTION walpost.partition_period(parent regclass) RETURNS text
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $fn$
       SELECT substring(col_description(parent, a.attnum) FROM '^Partitions by (day|week), made and dropped by walpost$')
       FROM pg_partitioned_table p JOIN pg_attribute a ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
@@ -62,14 +83,14 @@ BEGIN
     COMMENT ON FUNCTION walpost.partition_period IS
       'The period of a table whose partitions walpost makes and drops; NULL for any other';
 
-    CREATE FUNCTION walpost.partition_start(period text, at timestamptz, ahead int) RETURNS timestamptz
+    CREATE OR REPLACE FUNCTION walpost.partition_start(period text, at timestamptz, ahead int) RETURNS timestamptz
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $fn$
       SELECT date_trunc(period, at) + ahead * ('1 ' || period)::interval
     $fn$;
     COMMENT ON FUNCTION walpost.partition_start IS
       'When the period begins that a moment is in, or one of those after it';
 
-    CREATE FUNCTION walpost.partitions(parent regclass) RETURNS TABLE (part regclass, state text, lower timestamptz, upper timestamptz)
+    CREATE OR REPLACE FUNCTION walpost.partitions(parent regclass) RETURNS TABLE (part regclass, state text, lower timestamptz, upper timestamptz)
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' AS $fn$
       SELECT i.inhrelid::regclass, CASE WHEN i.inhdetachpending THEN 'pending' ELSE 'attached' END,
         coalesce(substring(b.bound FROM $re$FROM \('([^']+)'\)$re$)::timestamptz, '-infinity'),
@@ -85,7 +106,7 @@ BEGIN
     COMMENT ON FUNCTION walpost.partitions IS
       'The partitions of a table, those among them that are being detached, and those that were and are still to be dropped';
 
-    CREATE FUNCTION walpost.make_partitions(parent regclass) RETURNS SETOF regclass
+    CREATE OR REPLACE FUNCTION walpost.make_partitions(parent regclass) RETURNS SETOF regclass
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '5s' AS $fn$
     DECLARE
       period text := walpost.partition_period(parent);
@@ -115,7 +136,7 @@ BEGIN
     COMMENT ON FUNCTION walpost.make_partitions IS
       'Makes the partitions for now and the next seven periods that are missing';
 
-    CREATE FUNCTION walpost.detach_partition(parent regclass, old regclass) RETURNS void
+    CREATE OR REPLACE FUNCTION walpost.detach_partition(parent regclass, old regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET timezone = 'UTC' SET lock_timeout = '100ms' AS $fn$
     DECLARE
       found_state text;
@@ -140,7 +161,7 @@ BEGIN
     COMMENT ON FUNCTION walpost.detach_partition IS
       'Detaches a partition whose time is over';
 
-    CREATE FUNCTION walpost.drop_partition(parent regclass, old regclass) RETURNS void
+    CREATE OR REPLACE FUNCTION walpost.drop_partition(parent regclass, old regclass) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '5s' AS $fn$
     BEGIN
       IF NOT EXISTS (SELECT FROM walpost.partitions(parent) p WHERE p.part = old AND p.state = 'detached') THEN
@@ -149,8 +170,7 @@ BEGIN
       EXECUTE format('DROP TABLE %s', old);
     END
     $fn$;
-    COMMENT ON FUNCTION walpost.drop_partition IS
-      'Drops what detach_partition has detached';
+    EXECUTE format('COMMENT ON FUNCTION walpost.drop_partition IS %L', 'Drops what detach_partition has detached; functions of version ' || version);
 
     REVOKE ALL ON FUNCTION walpost.make_partitions, walpost.detach_partition, walpost.drop_partition FROM PUBLIC;
   END IF;

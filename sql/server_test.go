@@ -31,6 +31,12 @@ func TestServers(t *testing.T) {
 				"Partitions":        testPartitions,
 				"PartitionsRefused": testPartitionsRefused,
 				"PartitionsForeign": testPartitionsForeignSchema,
+				"FunctionsForeign":  testFunctionsForeign,
+				"Upgrades":          testUpgrades,
+				"Replaces":          testReplacesFunctions,
+				"CurrentNoRight":    testCurrentNeedsNoRight,
+				"Newer":             testNewerRefused,
+				"KeepsPrefix":       testEmitKeepsPrefix,
 			} {
 				t.Run(name, func(t *testing.T) { test(t, server) })
 			}
@@ -54,6 +60,11 @@ const catalog = `
 			LEFT JOIN pg_attrdef d ON d.adrelid = o.oid AND d.adnum = a.attnum
 		UNION ALL
 		SELECT format('constraint %s %s', o.name, pg_get_constraintdef(c.oid)) FROM ours o JOIN pg_constraint c ON c.conrelid = o.oid
+		UNION ALL
+		SELECT indexdef FROM pg_indexes WHERE schemaname !~ '^(pg_|information_schema)'
+		UNION ALL
+		SELECT format('function %s rights %s: %s', pg_get_functiondef(p.oid), proacl, obj_description(p.oid))
+		FROM pg_proc p WHERE pronamespace = to_regnamespace('walpost')
 		UNION ALL
 		SELECT format('schema %s %s: %s', nspname, nspacl, obj_description(oid)) FROM pg_namespace WHERE nspname !~ '^(pg_|information_schema)'
 		UNION ALL
@@ -185,7 +196,7 @@ func runPsql(t *testing.T, psql, dsn string, args []string) {
 	if err := os.CopyFS(dir, Files); err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot} {
+	for _, file := range []string{Outbox, Publication, Checkpoint, Partitions, Role, Slot, Emit} {
 		cmd := exec.CommandContext(t.Context(), psql, append([]string{"-X", "-d", dsn, "-f", filepath.Join(dir, file)}, args...)...)
 		var out bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &out, &out
@@ -203,21 +214,11 @@ func testLeavesAlone(t *testing.T, server *testenv.PostgresServer) {
 		CREATE TABLE public.outbox (id text, note text);
 		CREATE TABLE public.other (id int PRIMARY KEY);
 		CREATE PUBLICATION walpost FOR TABLE public.other;
-		CREATE SCHEMA walpost;
-		CREATE TABLE walpost.checkpoint (slot text);
-		CREATE TABLE walpost.checkpoint_log (slot text);
-		CREATE TABLE walpost.replay (id text);
-		CREATE TABLE walpost.snapshot (id text);
-		CREATE ROLE ` + role + ` NOLOGIN;
-		GRANT CONNECT ON DATABASE ` + pgx.Identifier{conn.Config().Database}.Sanitize() + ` TO ` + role + `;
-		GRANT USAGE ON SCHEMA walpost TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO ` + role + `;
-		GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE ON walpost.replay TO ` + role + `;
-		GRANT SELECT, INSERT, UPDATE ON walpost.snapshot TO ` + role
+		CREATE ROLE ` + role + ` NOLOGIN`
 	if _, err := conn.PgConn().Exec(t.Context(), setup).ReadAll(); err != nil {
 		t.Fatal(err)
 	}
+	apply(t, conn, Names{Role: role}, Checkpoint, Role)
 	want := read(t, conn, catalog)
 	apply(t, conn, Names{Role: role}, Outbox, Publication, Checkpoint, Role)
 	if got := read(t, conn, catalog); got != want {

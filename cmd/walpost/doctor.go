@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
-	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
 
 	"github.com/walpost/walpost/internal/bookmark"
@@ -105,11 +104,8 @@ func examinePostgres(ctx context.Context, cfg config.Config) ([]inspect.Check, t
 		return []inspect.Check{failedCheck("configuration", err, "")}, 0
 	}
 	p := &inspect.Postgres{
-		Conn: conn, Slot: cfg.Postgres.Slot, Source: source,
+		Conn: conn, Slot: cfg.Postgres.Slot, Source: source, Outbox: outboxTables(cfg),
 		OwnTables: keepsTables(cfg) || cfg.Snapshot == config.SnapshotInitial, Snapshot: cfg.Snapshot == config.SnapshotInitial,
-	}
-	for _, t := range cfg.Outbox.Tables {
-		p.Outbox = append(p.Outbox, pgx.Identifier{t.Schema, t.Name})
 	}
 	p.Saved, p.SavedErr = savedPosition(ctx, cfg)
 	checks := p.Check(ctx)

@@ -28,7 +28,8 @@ func (c *cli) initCommand() *cobra.Command {
 		Use:   "init",
 		Short: "Create what is missing: outbox table, publication, checkpoint table, slot",
 		Long: `Create what is missing: outbox table, publication, checkpoint table and slot.
-What exists is left as it is, so that init can be run again. --print writes the
+What exists is left as it is, so that init can be run again; but walpost's own tables
+and functions of an earlier version are brought to the present one. --print writes the
 SQL instead, for a DBA to read and apply with psql.
 
 With --partitioned the outbox table is partitioned by created_at, walpost run makes
@@ -40,7 +41,7 @@ position behind them, so that walpost run goes on with the next one.
 
 With snapshot: initial the slot is left to walpost run, which makes it with the snapshot.
 
-Each object is reported as created or exists. The slot waits for every
+Each object is reported as created, exists or updated. The slot waits for every
 transaction that is open and has written something, for 30s at most.`,
 		Example: `  walpost init --dsn postgres://postgres@db/orders
   walpost init --print > outbox.sql
@@ -138,15 +139,20 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 
 func wantShards(got int) error { return fmt.Errorf("--shards %d: want 1 to %d", got, config.MaxShards) }
 
+func outboxTables(cfg config.Config) []pgx.Identifier {
+	names := make([]pgx.Identifier, len(cfg.Outbox.Tables))
+	for i, t := range cfg.Outbox.Tables {
+		names[i] = pgx.Identifier{t.Schema, t.Name}
+	}
+	return names
+}
+
 // initNames returns the names for each shard, or those of all keys.
 func initNames(cfg config.Config, opts initOptions) ([]sqlfiles.Names, error) {
 	names := sqlfiles.Names{
 		Publication: cfg.Postgres.Publication, Slot: cfg.Postgres.Slot, Role: opts.role,
 		NoFailover: cfg.Postgres.Failover == config.FailoverOff, Shard: cfg.Postgres.Shard.String(), Key: cfg.Outbox.Key,
-		Partitioned: opts.partitioned, Prefix: cfg.Messages.Prefix,
-	}
-	for _, t := range cfg.Outbox.Tables {
-		names.Tables = append(names.Tables, pgx.Identifier{t.Schema, t.Name})
+		Partitioned: opts.partitioned, Prefix: cfg.Messages.Prefix, Tables: outboxTables(cfg),
 	}
 	switch {
 	case opts.shards == 0:

@@ -110,6 +110,36 @@ func TestInitPartitioned(t *testing.T) {
 	}
 }
 
+// TestInitUpdates brings tables and functions of an earlier version to the present one, those of
+// --partitioned without it too, and leaves those of a later one alone.
+func TestInitUpdates(t *testing.T) {
+	db, name := envtest.NewDatabase(t), envtest.Name(t)
+	args := []string{"init", "--dsn", db.DSN, "--slot", name}
+	if _, stderr, code := walpost(t, append(args, "--partitioned", "day", "--messages.prefix", "app")...); code != exitOK {
+		t.Fatal(stderr)
+	}
+	objects := map[string]string{"table walpost.checkpoint": "TABLE walpost.checkpoint", "function walpost.drop_partition": "FUNCTION walpost.drop_partition"}
+	for _, object := range objects {
+		db.Exec(t, "COMMENT ON "+object+" IS NULL")
+	}
+	for _, state := range []string{"updated", "exists "} {
+		stdout, stderr, code := walpost(t, append(args, "--checkpoint.store", "slot")...)
+		if code != exitOK || (state == "updated") != strings.Contains(stdout, "updated  ") {
+			t.Errorf("exit %d, want %s\n%s%s", code, state, stdout, stderr)
+		}
+		for object := range objects {
+			if state == "updated" && !strings.Contains(stdout, "updated  "+object+"\n") {
+				t.Errorf("no updated %s in\n%s", object, stdout)
+			}
+		}
+	}
+	db.Exec(t, "COMMENT ON TABLE walpost.checkpoint IS 'tables of version 99'")
+	_, stderr, code := walpost(t, args...)
+	if code != exitFailed || !strings.Contains(stderr, "are of version 99, and this walpost knows version 1 at most") || !strings.Contains(stderr, "walpost: hint: run walpost init of the walpost that has made them") {
+		t.Errorf("exit %d\n%s", code, stderr)
+	}
+}
+
 // TestInitFails gives exit codes, hints, and what had been done by then.
 func TestInitFails(t *testing.T) {
 	db := envtest.NewDatabase(t)

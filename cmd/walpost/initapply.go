@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -20,7 +21,8 @@ const initStepTimeout = 30 * time.Second
 // What became of an object.
 const (
 	stateCreated = "created"
-	stateExists  = "exists" // and was left as it is
+	stateExists  = "exists"  // and was left as it is
+	stateUpdated = "updated" // from an earlier version
 	stateFailed  = "failed"
 	stateLater   = "later" // walpost run makes it, with the snapshot
 )
@@ -50,7 +52,30 @@ func applyInit(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([
 		return []initResult{}, err
 	}
 	defer closeConn(ctx, conn)
+	if steps, err = withOlder(ctx, conn, cfg, steps); err != nil {
+		return []initResult{}, err
+	}
 	return applySteps(ctx, conn, steps, initStepTimeout)
+}
+
+// withOlder puts before the steps those of the objects of an earlier version that they do
+// not have: without --partitioned too, what --partitioned once made is brought up to date.
+func withOlder(ctx context.Context, conn *pgx.Conn, cfg config.Config, steps []sqlfiles.Step) ([]sqlfiles.Step, error) {
+	versions, err := sqlfiles.Versions(ctx, conn)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, v := range versions {
+		if v.Older() && v.File != sqlfiles.Emit && !slices.ContainsFunc(steps, func(s sqlfiles.Step) bool { return s.File == v.File }) {
+			files = append(files, v.File) // walpost.emit needs a prefix, and with one it is among the steps
+		}
+	}
+	if len(files) == 0 {
+		return steps, nil
+	}
+	first, err := sqlfiles.Render(sqlfiles.Names{Tables: outboxTables(cfg)}, files...)
+	return append(first, steps...), err
 }
 
 // applySteps applies each step in a transaction of its own, up to the first that
@@ -72,6 +97,14 @@ func applyStep(ctx context.Context, conn *pgx.Conn, s sqlfiles.Step, limit time.
 	var results []initResult
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, errStepTimeout)
 	defer cancel()
+	versions, err := sqlfiles.Versions(ctx, conn)
+	if err != nil {
+		return nil, stepError(ctx, conn, s, limit, err)
+	}
+	existing := stateExists
+	if slices.ContainsFunc(versions, func(v sqlfiles.Version) bool { return v.File == s.File && v.Older() }) {
+		existing = stateUpdated
+	}
 	for _, o := range s.Objects {
 		r := initResult{File: s.File, Kind: o.Kind, Name: o.Name, State: stateCreated}
 		found, err := o.Exists(ctx, conn)
@@ -79,16 +112,16 @@ func applyStep(ctx context.Context, conn *pgx.Conn, s sqlfiles.Step, limit time.
 			return results, stepError(ctx, conn, s, limit, err)
 		}
 		if found {
-			r.State = stateExists
+			r.State = existing
 		}
 		results = append(results, r)
 	}
-	_, err := conn.PgConn().Exec(ctx, s.SQL).ReadAll()
+	_, err = conn.PgConn().Exec(ctx, s.SQL).ReadAll()
 	if err == nil {
 		return results, nil
 	}
 	for i := range results {
-		if results[i].State == stateCreated {
+		if results[i].State != stateExists {
 			results[i].State, results[i].Error = stateFailed, err.Error()
 		}
 	}

@@ -42,6 +42,9 @@ if a bookmark or replay.window keeps it.`,
 			}
 		}
 		log := newLogger(cfg.Log, c.stderr)
+		for _, f := range cfg.Former() {
+			log.Warn("a setting has a new name; the former one will go", "name", f.Name, "new_name", f.Now, "where", f.Where)
+		}
 		s, err := newService(cfg, log)
 		if err != nil {
 			return err

@@ -14,6 +14,7 @@ import (
 	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/circuit"
+	sqlfiles "github.com/walpost/walpost/sql"
 )
 
 const (
@@ -45,6 +46,7 @@ type upkeep struct {
 	looked   time.Time // at the bookmarks
 	logged   cdc.LSN
 	at       time.Time // of the last entry
+	compared bool      // the versions of walpost's objects
 	thinned  time.Time
 	window   time.Time
 	purge    time.Time // not before it
@@ -139,6 +141,12 @@ func (u *upkeep) lookAtBookmarks(ctx context.Context, conn *pgx.Conn) error {
 // keepTables keeps the checkpoint log and the replay window.
 func (u *upkeep) keepTables(ctx context.Context) error {
 	cfg := u.s.cfg
+	if !u.compared {
+		if err := u.do(ctx, u.warnOlder); err != nil {
+			return err
+		}
+		u.compared = true
+	}
 	saved := u.s.pipeline.Status().Checkpoint
 	if saved != u.logged && !snapshot.IsPosition(saved) && due(&u.at, logInterval) {
 		if err := u.do(ctx, func(ctx context.Context, conn *pgx.Conn) error {
@@ -160,6 +168,17 @@ func (u *upkeep) keepTables(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// warnOlder names what in the database this program would have in another version.
+func (u *upkeep) warnOlder(ctx context.Context, conn *pgx.Conn) error {
+	versions, err := sqlfiles.Versions(ctx, conn)
+	for _, v := range versions {
+		if v.Older() {
+			u.s.log.Warn("the database is of an earlier version; the stream goes on", "objects", v.Name, "version", v.Made, "want", v.Known, "hint", v.Init)
+		}
+	}
+	return err
 }
 
 func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {

@@ -27,11 +27,22 @@ type Config struct {
 	Log        Log
 
 	effective Effective
+	former    []Former
 
 	// text returns a setting as it was written. It is a function since whatever prints
 	// a Config looks into its fields, and these hold secrets.
 	text func(key string) string
 }
+
+// Former is a name that a user gave to a setting which is called otherwise now.
+type Former struct {
+	Name, Now string // keys of a file, variables, or flags with their dashes
+	Where     string // file and line, or empty
+}
+
+// Former returns the names that are to be replaced, each of which has taken effect unless a
+// later source has set the same.
+func (c Config) Former() []Former { return c.former }
 
 // Postgres says where the events come from.
 type Postgres struct {

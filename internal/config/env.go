@@ -41,9 +41,11 @@ func (c Config) Environ(instead map[string]string) []string {
 }
 
 func (l *loader) loadEnvironment(environ []string) {
-	keys := make(map[string]string, len(settings))
+	keys, given := make(map[string]string, len(settings)), map[string]string{}
 	for i := range settings {
-		keys[settings[i].env()] = settings[i].Key
+		for _, key := range settings[i].keys() {
+			keys[envOf(key)] = settings[i].Key
+		}
 	}
 	var unknown []string
 	l.add(env.Provider(".", env.Opt{
@@ -54,6 +56,11 @@ func (l *loader) loadEnvironment(environ []string) {
 			switch {
 			case key != "":
 				l.origins[key] = origin{source: SourceEnvironment, name: name}
+				if other := cmp.Or(given[key], name); other != name {
+					l.refuse(key, "means the same as "+other, "set "+envOf(key)+" only")
+				}
+				given[key] = name
+				l.note(name, envOf(key), "")
 			case !foreignVariable(name):
 				unknown = append(unknown, name)
 			}

@@ -24,11 +24,12 @@ func (l *loader) loadFile(path, named string) {
 		l.problems = append(l.problems, Problem{Key: named, Text: pathProblem(err)})
 		return
 	}
-	f := &yamlFile{path: path, values: map[string]any{}, lines: map[string]int{}}
+	f := &yamlFile{path: path, values: map[string]any{}, lines: map[string]int{}, names: map[string]string{}}
 	f.read(data)
 	l.problems = append(l.problems, f.problems...)
 	for key, line := range f.lines {
-		l.origins[key] = origin{source: SourceFile, name: key, where: f.where(line)}
+		l.origins[key] = origin{source: SourceFile, name: f.names[key], where: f.where(line)}
+		l.note(f.names[key], key, f.where(line))
 	}
 	l.add(confmap.Provider(f.values, "."))
 }
@@ -38,8 +39,9 @@ func (l *loader) loadFile(path, named string) {
 // nested or written with dots.
 type yamlFile struct {
 	path     string
-	values   map[string]any // text by key
-	lines    map[string]int // by key
+	values   map[string]any    // text by key
+	lines    map[string]int    // by key
+	names    map[string]string // the key as written, which may be a former one, by key
 	problems []Problem
 }
 
@@ -94,7 +96,7 @@ func (f *yamlFile) section(prefix string, n *yaml.Node) {
 		case keyNode.Kind != yaml.ScalarNode || keyNode.Tag == "!!merge":
 			f.refuse(keyNode, key, "is not a plain key", "write the settings out")
 		case s != nil:
-			f.setting(s, keyNode, value)
+			f.setting(s, key, keyNode, value)
 		case !isSection(key):
 			f.refuse(keyNode, key, "unknown key", keyHint(key))
 		case value.Kind == yaml.MappingNode:
@@ -105,10 +107,14 @@ func (f *yamlFile) section(prefix string, n *yaml.Node) {
 	}
 }
 
-// setting reads one value. A null leaves the setting unset.
-func (f *yamlFile) setting(s *setting, keyNode, value *yaml.Node) {
-	if first, ok := f.lines[s.Key]; ok {
-		f.refuse(keyNode, s.Key, "is set twice", "first on line "+strconv.Itoa(first))
+// setting reads one value, whose key is written as name. A null leaves the setting unset.
+func (f *yamlFile) setting(s *setting, name string, keyNode, value *yaml.Node) {
+	switch first, ok := f.lines[s.Key]; {
+	case ok && f.names[s.Key] == name:
+		f.refuse(keyNode, name, "is set twice", "first on line "+strconv.Itoa(first))
+		return
+	case ok:
+		f.refuse(keyNode, name, "means the same as "+f.names[s.Key]+" on line "+strconv.Itoa(first), "set "+s.Key+" only")
 		return
 	}
 	if value.Kind == yaml.AliasNode {
@@ -122,10 +128,10 @@ func (f *yamlFile) setting(s *setting, keyNode, value *yaml.Node) {
 		return
 	}
 	if problem != "" {
-		f.refuse(keyNode, s.Key, problem, "")
+		f.refuse(keyNode, name, problem, "")
 		return
 	}
-	f.values[s.Key], f.lines[s.Key] = text, keyNode.Line
+	f.values[s.Key], f.lines[s.Key], f.names[s.Key] = text, keyNode.Line, name
 }
 
 // sequence returns a list as text, its items separated by commas.

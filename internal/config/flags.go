@@ -19,6 +19,10 @@ func AddFlags(flags *pflag.FlagSet) {
 		if s.Short != "" {
 			s.addFlag(flags, s.Short, "Short for --"+s.Key+".")
 		}
+		for _, former := range s.Was {
+			s.addFlag(flags, former, "Now --"+s.Key+".")
+			flags.Lookup(former).Hidden = true
+		}
 	}
 }
 
@@ -79,6 +83,9 @@ func (l *loader) loadFlags(flags *pflag.FlagSet) {
 			l.refuse(key, "means the same as --"+other, "use one of the two")
 		}
 		given[key] = f.Name
+		if f.Name != v.setting.Short {
+			l.note("--"+f.Name, "--"+key, "")
+		}
 	})
 	l.add(posflag.ProviderWithFlag(flags, ".", nil, func(f *pflag.Flag) (string, any) {
 		if v, ok := f.Value.(*flagValue); ok {
@@ -96,7 +103,11 @@ func FlagError(flags *pflag.FlagSet, err error) error {
 		return &Error{[]Problem{{Text: err.Error()}}}
 	}
 	var names []string
-	flags.VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+	flags.VisitAll(func(f *pflag.Flag) {
+		if !f.Hidden {
+			names = append(names, f.Name)
+		}
+	})
 	p := Problem{Key: "--" + unknown.GetSpecifiedName(), Text: "unknown flag"}
 	if near := nearest(unknown.GetSpecifiedName(), names, "."); near != "" {
 		p.Hint = "did you mean --" + near + "?"

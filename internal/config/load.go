@@ -1,8 +1,10 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/knadh/koanf/providers/confmap"
@@ -51,6 +53,8 @@ func Load(flags *pflag.FlagSet, environ []string, judges ...Judge) (Config, erro
 	l.secrets(&c)
 	l.check(&c)
 	c.Postgres.choose()
+	slices.SortFunc(l.former, func(a, b Former) int { return cmp.Compare(a.Name, b.Name) })
+	c.former = l.former
 	for _, j := range judges {
 		l.ask(j, c)
 	}
@@ -92,6 +96,7 @@ type loader struct {
 	origins  map[string]origin // by key; none for defaults
 	bad      map[string]bool   // keys with a problem
 	problems []Problem
+	former   []Former
 }
 
 func (l *loader) loadDefaults() {
@@ -134,6 +139,13 @@ func (l *loader) fill(c *Config) {
 			Source:  l.origin(s.Key).source,
 			setting: s,
 		})
+	}
+}
+
+// note remembers that name was written for a setting that is called now, if that differs.
+func (l *loader) note(name, now, where string) {
+	if name != now {
+		l.former = append(l.former, Former{name, now, where})
 	}
 }
 

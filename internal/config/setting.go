@@ -8,10 +8,11 @@ import (
 // setting is one line of the table.
 type setting struct {
 	Key     string
-	Short   string // the flag's short form, if it has one
-	Default string // as a user would write it
-	Means   string // what the default stands for, if it does not say so itself
-	Help    string // what it is, in sentences
+	Was     []string // keys that it had in earlier versions, and is still known by
+	Short   string   // the flag's short form, if it has one
+	Default string   // as a user would write it
+	Means   string   // what the default stands for, if it does not say so itself
+	Help    string   // what it is, in sentences
 	field
 }
 
@@ -35,9 +36,14 @@ func into[T any](p parser[T], at func(*Config) *T) field {
 }
 
 // env returns the name of the environment variable.
-func (s *setting) env() string {
-	return envPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(s.Key))
+func (s *setting) env() string { return envOf(s.Key) }
+
+func envOf(key string) string {
+	return envPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(key))
 }
+
+// keys returns the key and the former ones.
+func (s *setting) keys() []string { return append([]string{s.Key}, s.Was...) }
 
 // describe returns the help with what may be chosen.
 func (s *setting) describe() string {
@@ -59,9 +65,9 @@ func (s *setting) masked(text string) string {
 	}
 }
 
-// settingOf returns the setting of a key, or nil.
+// settingOf returns the setting of a key, which may be a former one, or nil.
 func settingOf(key string) *setting {
-	i := slices.IndexFunc(settings, func(s setting) bool { return s.Key == key })
+	i := slices.IndexFunc(settings, func(s setting) bool { return slices.Contains(s.keys(), key) })
 	if i < 0 {
 		return nil
 	}
@@ -70,5 +76,7 @@ func settingOf(key string) *setting {
 
 // isSection reports whether keys begin with name and a dot.
 func isSection(name string) bool {
-	return slices.ContainsFunc(settings, func(s setting) bool { return strings.HasPrefix(s.Key, name+".") })
+	return slices.ContainsFunc(settings, func(s setting) bool {
+		return slices.ContainsFunc(s.keys(), func(key string) bool { return strings.HasPrefix(key, name+".") })
+	})
 }

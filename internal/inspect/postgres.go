@@ -16,6 +16,7 @@ import (
 	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
+	sqlfiles "github.com/walpost/walpost/sql"
 )
 
 // Postgres is what the checks of a database are about.
@@ -222,6 +223,15 @@ func (p *Postgres) checkpoint(ctx context.Context) (*Check, error) {
 }
 
 func (p *Postgres) tables(ctx context.Context) (*Check, error) {
+	versions, err := sqlfiles.Versions(ctx, p.Conn)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range versions {
+		if v.Older() {
+			return warn(v.Init, "%s", v)
+		}
+	}
 	if !p.OwnTables {
 		return nil, nil
 	}

@@ -65,6 +65,7 @@ func (p *Postgres) Close() error { return p.session.close() }
 // https://www.postgresql.org/docs/current/errcodes-appendix.html
 const (
 	undefinedTable        = "42P01"
+	undefinedColumn       = "42703"
 	insufficientPrivilege = "42501"
 )
 
@@ -241,9 +242,13 @@ func scan(row pgx.Row) (cdc.Checkpoint, error) {
 	return cp, nil
 }
 
-// explain says how a right that is lacking can be given.
+// explain says how a right that is lacking can be given, and who mends a table of an earlier
+// version.
 func (p *Postgres) explain(err error) error {
 	var refused *cdc.RefusedError
+	if hasCode(err, undefinedColumn) {
+		return cdc.Refuse("run walpost init", "table walpost.checkpoint is of an earlier version: %w", err)
+	}
 	if !hasCode(err, insufficientPrivilege) || errors.As(err, &refused) {
 		return err
 	}

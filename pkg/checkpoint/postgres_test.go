@@ -106,6 +106,19 @@ func testPostgresRights(t *testing.T, db envtest.Database) {
 	}
 }
 
+// A table of an earlier version is named as such.
+func testPostgresEarlier(t *testing.T, db envtest.Database) {
+	apply(t, db, sqlfiles.Names{}, sqlfiles.Checkpoint)
+	db.Exec(t, "ALTER TABLE walpost.checkpoint DROP COLUMN partial_last_id; COMMENT ON TABLE walpost.checkpoint IS NULL")
+	p := openPostgres(t, db.DSN, "s")
+	_, err := p.Load(t.Context())
+	wantRefused(t, err, "run walpost init")
+	_, err = p.Acquire(t.Context())
+	wantRefused(t, err, "run walpost init")
+	apply(t, db, sqlfiles.Names{}, sqlfiles.Checkpoint)
+	mustAcquire(t, p)
+}
+
 func apply(t *testing.T, db envtest.Database, names sqlfiles.Names, file string) {
 	t.Helper()
 	steps, err := sqlfiles.Render(names, file)

@@ -21,6 +21,7 @@ var serverTests = map[string]func(t *testing.T, db envtest.Database){
 	"PostgresErrors":       testPostgresErrors,
 	"PostgresReconnects":   testPostgresReconnects,
 	"PostgresRights":       testPostgresRights,
+	"PostgresEarlier":      testPostgresEarlier,
 	"PostgresRowLocked":    testPostgresRowLocked,
 	"PostgresFrozen":       testPostgresFrozen,
 	"PostgresSettings":     testPostgresSettings,

@@ -59,6 +59,10 @@ func faults(role string) []fault {
 		{name: "beyond the end", check: "checkpoint", verdict: "fail", text: "beyond the end of WAL", broken: "UPDATE walpost.checkpoint SET lsn = 'FFFF/0'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
 		{name: "slot advanced", check: "checkpoint", verdict: "fail", text: "beyond the saved position", broken: "UPDATE walpost.checkpoint SET lsn = '0/200000'", mended: "UPDATE walpost.checkpoint SET lsn = (SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = slot)"},
 		{name: "tables of an earlier version", check: "tables of walpost", verdict: "warn", text: "walpost.replay", broken: "ALTER TABLE walpost.replay RENAME TO replay_away", mended: "ALTER TABLE walpost.replay_away RENAME TO replay"},
+		{
+			name: "version not noted", check: "tables of walpost", verdict: "warn", text: "version 0, and this walpost makes version",
+			broken: "COMMENT ON TABLE walpost.checkpoint IS NULL", mended: "COMMENT ON TABLE walpost.checkpoint IS 'tables of version 1'",
+		},
 		{name: "no broker", check: "brokers", verdict: "fail", text: "no broker answers", args: []string{"--brokers", "127.0.0.1:1"}},
 		{name: "no topic", check: "topics", verdict: "warn", text: "there is none", args: []string{"--outbox.topic", "none.${routedByValue}"}},
 		{name: "too few replicas", check: "topic settings", verdict: "fail", text: "nothing can be written", topic: map[string]*string{"min.insync.replicas": new("2")}},
