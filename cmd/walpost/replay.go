@@ -123,7 +123,7 @@ func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opt
 	if err != nil {
 		return err
 	}
-	r, err := c.newReplay(ctx, cfg, plan)
+	r, err := c.newReplay(ctx, cfg, conn, plan)
 	if err != nil {
 		return err
 	}
@@ -171,6 +171,9 @@ func (r replayResult) print(w io.Writer) error {
 	if !r.First.IsZero() {
 		_, _ = fmt.Fprintf(w, "committed from %s to %s\n", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
 	}
+	if r.Waiting > 0 {
+		_, _ = fmt.Fprintf(w, "%s events are dead or parked, and were passed over: walpost dlq list prints the dead ones, and dlq retry publishes them\n", humanize.Comma(r.Waiting))
+	}
 	if r.Poison > 0 {
 		_, _ = fmt.Fprintf(w, "%s rows can never be published, and were left out: see walpost dlq list\n", humanize.Comma(r.Poison))
 	}
@@ -193,7 +196,7 @@ type replayRun struct {
 	finished bool
 }
 
-func (c *cli) newReplay(ctx context.Context, cfg config.Config, plan replay.Plan) (*replayRun, error) {
+func (c *cli) newReplay(ctx context.Context, cfg config.Config, conn *pgx.Conn, plan replay.Plan) (*replayRun, error) {
 	router, err := newRouter(cfg.Outbox)
 	if err != nil {
 		return nil, err
@@ -204,7 +207,11 @@ func (c *cli) newReplay(ctx context.Context, cfg config.Config, plan replay.Plan
 	if r.source, err = pgsource.NewReplay(pgsource.ReplayConfig{Config: sc, From: plan.From, To: plan.To}); err != nil {
 		return nil, err
 	}
-	r.route = replay.NewRoute(ctx, plan, router.Route)
+	waiting, err := waitingInWAL(ctx, cfg, conn)
+	if err != nil {
+		return nil, err
+	}
+	r.route = replay.NewRoute(ctx, plan, waiting, router.Route)
 	r.bar = progress.NewBytes(c.stderr, "replay", int64(plan.To-plan.From))
 	return r, nil
 }

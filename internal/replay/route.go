@@ -18,6 +18,7 @@ const typeColumn = "type"
 type Counts struct {
 	Published int64            `json:"published"`        // those that were chosen
 	Passed    int64            `json:"passed_over"`      // that were not asked for
+	Waiting   int64            `json:"dead_or_parked"`   // the stream publishes them once they are retried
 	Poison    int64            `json:"cannot_be_routed"` // the stream did not publish them either, but as dead letters
 	Topics    map[string]int64 `json:"topics"`
 	First     time.Time        `json:"first_commit,omitzero"` // of the chosen
@@ -26,19 +27,21 @@ type Counts struct {
 
 // Route chooses among the events, and marks the records.
 type Route struct {
-	ctx   context.Context //nolint:containedctx // cdc.Config.Route has none, and the wait for the rate must end
-	plan  Plan
-	route func(*cdc.Event) (*cdc.Record, error)
-	id    []byte
-	next  time.Time // when the rate allows another; owned by the goroutine that routes
+	ctx     context.Context //nolint:containedctx // cdc.Config.Route has none, and the wait for the rate must end
+	plan    Plan
+	waiting *Waiting
+	route   func(*cdc.Event) (*cdc.Record, error)
+	id      []byte
+	next    time.Time // when the rate allows another; owned by the goroutine that routes
 
 	mu     sync.Mutex
 	counts Counts // guarded by mu
 }
 
-// NewRoute returns a Route on top of another, whose waits end with ctx.
-func NewRoute(ctx context.Context, plan Plan, route func(*cdc.Event) (*cdc.Record, error)) *Route {
-	return &Route{ctx: ctx, plan: plan, route: route, id: []byte(plan.ID), counts: Counts{Topics: map[string]int64{}}}
+// NewRoute returns a Route on top of another, whose waits end with ctx. It passes over the
+// events that wait.
+func NewRoute(ctx context.Context, plan Plan, waiting *Waiting, route func(*cdc.Event) (*cdc.Record, error)) *Route {
+	return &Route{ctx: ctx, plan: plan, waiting: waiting, route: route, id: []byte(plan.ID), counts: Counts{Topics: map[string]int64{}}}
 }
 
 // Counts returns what became of the events so far. Safe to call from any goroutine.
@@ -81,7 +84,7 @@ func (r *Route) Route(ev *cdc.Event) (*cdc.Record, error) {
 		return nil, err
 	}
 	if !chosen {
-		return r.pass()
+		return r.skip(&r.counts.Passed)
 	}
 	rec, err := r.route(ev)
 	var poison *cdc.PoisonError
@@ -90,25 +93,26 @@ func (r *Route) Route(ev *cdc.Event) (*cdc.Record, error) {
 		if rec != nil {
 			rec.Free()
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.counts.Poison++
-		return nil, cdc.ErrSkip
+		return r.skip(&r.counts.Poison)
 	case err != nil:
 		return rec, err
 	case r.plan.Key != "" && string(rec.Key) != r.plan.Key, r.plan.Topic != "" && rec.Topic != r.plan.Topic:
 		rec.Free()
-		return r.pass()
+		return r.skip(&r.counts.Passed)
+	case r.waiting.has(ev, rec):
+		rec.Free()
+		return r.skip(&r.counts.Waiting)
 	}
 	r.mark(rec)
 	r.count(rec)
 	return rec, r.pace()
 }
 
-func (r *Route) pass() (*cdc.Record, error) {
+// skip counts an event that is not published.
+func (r *Route) skip(count *int64) (*cdc.Record, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts.Passed++
+	*count++
 	return nil, cdc.ErrSkip
 }
 
