@@ -92,7 +92,7 @@ func (c *cli) publishRows(ctx context.Context, cfg config.Config, route *replay.
 	g.Go(func() error { return sink.Watch(wctx) })
 	g.Go(func() error {
 		defer unwatch()
-		return replay.Publish(gctx, replay.Sink{Sink: written, Route: route}, route, read)
+		return replay.Publish(gctx, replay.NewSink(written, route), route, read)
 	})
 	return g.Wait()
 }

@@ -151,7 +151,7 @@ func Publish(ctx context.Context, sink cdc.Sink, route *Route, read func(func(*c
 	done := func(r *cdc.Record, err error) {
 		if err != nil {
 			select {
-			case failed <- err:
+			case failed <- fmt.Errorf("row with id %s: %w", r.ID, err):
 			default:
 			}
 		}
