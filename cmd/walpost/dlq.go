@@ -214,10 +214,15 @@ func printEvent(w io.Writer, s shownEvent) error {
 	return err
 }
 
-// readLots reads the dead-letter topic up to where it ends now, and has each letter
-// of the slot looked at.
+// readLots is readLetters for somebody who waits at a terminal.
 func readLots(ctx context.Context, cfg config.Config, look func(*cdc.Letter)) (*cdc.Lots, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, readTimeout, fmt.Errorf("no answer from Kafka within %s", readTimeout))
+	return readLetters(ctx, cfg, readTimeout, look)
+}
+
+// readLetters reads the dead-letter topic up to where it ends now, and has each letter
+// of the slot looked at.
+func readLetters(ctx context.Context, cfg config.Config, limit time.Duration, look func(*cdc.Letter)) (*cdc.Lots, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no answer from Kafka within %s", limit))
 	defer cancel()
 	r, err := newLetterReader(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -4,22 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"log/slog"
 	"slices"
 	"time"
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
 	"github.com/spf13/cobra"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/internal/config"
-	"github.com/walpost/walpost/internal/progress"
 	"github.com/walpost/walpost/internal/replay"
 	"github.com/walpost/walpost/pkg/cdc"
-	"github.com/walpost/walpost/pkg/cdc/pgsource"
-	"github.com/walpost/walpost/pkg/checkpoint"
-	"github.com/walpost/walpost/pkg/sink/kafka"
 )
 
 // replayOptions are replay's own flags.
@@ -140,7 +134,7 @@ func (c *cli) replay(ctx context.Context, cfg config.Config, conn *pgx.Conn, opt
 	if err != nil {
 		return err
 	}
-	r, err := c.newReplay(ctx, cfg, plan)
+	r, err := c.newReplay(ctx, cfg, conn, plan)
 	if err != nil {
 		return err
 	}
@@ -188,6 +182,9 @@ func (r replayResult) print(w io.Writer) error {
 	if !r.First.IsZero() {
 		_, _ = fmt.Fprintf(w, "committed from %s to %s\n", r.First.UTC().Format(time.RFC3339), r.Last.UTC().Format(time.RFC3339))
 	}
+	if r.Waiting > 0 {
+		_, _ = fmt.Fprintf(w, "%s events are dead or parked, and were passed over: walpost dlq list prints the dead ones, and dlq retry publishes them\n", humanize.Comma(r.Waiting))
+	}
 	if r.Poison > 0 {
 		_, _ = fmt.Fprintf(w, "%s rows can never be published, and were left out: see walpost dlq list\n", humanize.Comma(r.Poison))
 	}
@@ -197,128 +194,4 @@ func (r replayResult) print(w io.Writer) error {
 	}
 	_, err := fmt.Fprintln(w, "done")
 	return err
-}
-
-// replayRun is a replay and what shows how far it is.
-type replayRun struct {
-	plan     replay.Plan
-	log      *slog.Logger
-	source   *pgsource.Replay
-	route    *replay.Route
-	bar      progress.Bar
-	reached  cdc.LSN
-	finished bool
-}
-
-func (c *cli) newReplay(ctx context.Context, cfg config.Config, plan replay.Plan) (*replayRun, error) {
-	router, err := newRouter(cfg.Outbox)
-	if err != nil {
-		return nil, err
-	}
-	r := &replayRun{plan: plan, log: newLogger(cfg.Log, c.stderr)}
-	sc := sourceConfig(cfg, router, r.log, nil)
-	sc.Slot = plan.Bookmark
-	if r.source, err = pgsource.NewReplay(pgsource.ReplayConfig{Config: sc, From: plan.From, To: plan.To}); err != nil {
-		return nil, err
-	}
-	r.route = replay.NewRoute(ctx, plan, router.Route)
-	r.bar = progress.NewBytes(c.stderr, "replay", int64(plan.To-plan.From))
-	return r, nil
-}
-
-// show shows how far the replay is, until ctx is done.
-func (r *replayRun) show(ctx context.Context, at func() cdc.LSN) {
-	ticker := time.NewTicker(200 * time.Millisecond)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			if lsn := at(); lsn > r.plan.From {
-				r.bar.Set(int64(min(lsn, r.plan.To) - r.plan.From))
-			}
-		}
-	}
-}
-
-func (r *replayRun) dry(ctx context.Context) error {
-	d := &replay.Dry{Route: r.route}
-	sctx, stop := context.WithCancel(ctx)
-	defer stop()
-	go r.show(sctx, d.At)
-	err := d.Run(ctx, r.source, r.source.Done())
-	r.reached, r.finished = d.At(), err == nil
-	return err
-}
-
-// run publishes, until all is acknowledged or ctx is done.
-func (r *replayRun) run(ctx context.Context, cfg config.Config, conn *pgx.Conn) error {
-	kc, err := kafkaConfig(cfg, r.log, nil)
-	if err != nil {
-		return err
-	}
-	sink, err := kafka.NewReopening(kc)
-	if err != nil {
-		return err
-	}
-	defer sink.Close()
-	written, err := withSchemas(cfg, sink, r.log)
-	if err != nil {
-		return err
-	}
-	store, err := checkpoint.NewPostgres(checkpoint.PostgresConfig{DSN: cfg.Postgres.ConnString(), Slot: r.plan.Checkpoint()})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = store.Close() }() // all is saved
-	pipeline := cdc.NewPipeline(cdc.Config{
-		Source: r.source, Sink: replay.Sink{Sink: written, Route: r.route}, Store: store, Route: r.route.Route, Logger: r.log,
-		DrainTimeout: cfg.Delivery.DrainTimeout, MaxUnconfirmedEvents: cfg.Delivery.MaxUnconfirmedEvents,
-		RetryInitial: cfg.Delivery.Retry.Initial, RetryMax: cfg.Delivery.Retry.Max,
-	})
-	pctx, stop := context.WithCancel(ctx)
-	defer stop()
-	g, gctx := errgroup.WithContext(context.WithoutCancel(ctx))
-	wctx, unwatch := context.WithCancel(gctx)
-	g.Go(func() error { return sink.Watch(wctx) })
-	g.Go(func() error {
-		r.show(wctx, func() cdc.LSN { return pipeline.Status().Acknowledged })
-		return nil
-	})
-	g.Go(func() error {
-		defer stop()
-		select {
-		case <-wctx.Done():
-		case <-r.source.Done():
-			awaitAcks(pctx, pipeline, r.plan.To)
-		}
-		return nil
-	})
-	g.Go(func() error {
-		defer unwatch()
-		return pipeline.Run(pctx)
-	})
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	r.reached = pipeline.Status().Checkpoint
-	if r.finished = r.reached >= r.plan.To; r.finished {
-		return r.plan.Finish(context.WithoutCancel(ctx), conn)
-	}
-	return nil
-}
-
-// awaitAcks waits until all that was handed over is acknowledged: a stop's own wait for
-// that is bounded.
-func awaitAcks(ctx context.Context, p *cdc.Pipeline, to cdc.LSN) {
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	for p.Status().Acknowledged < to {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-	}
 }

@@ -28,11 +28,19 @@ func (c *cli) replayTable(ctx context.Context, cfg config.Config, conn *pgx.Conn
 	if err != nil {
 		return err
 	}
-	route := replay.NewRoute(ctx, plan, router.Route)
+	published, err := replay.Published(ctx, conn, plan.Slot)
+	if err != nil {
+		return err
+	}
+	waiting, err := readWaiting(ctx, cfg, replay.NewWaiting(0))
+	if err != nil {
+		return err
+	}
+	route := replay.NewRoute(ctx, plan, waiting, router.Route)
 	read := func(do func(*cdc.Event) error) error {
 		for _, t := range cfg.Outbox.Tables {
 			table := replay.Table{Name: pgx.Identifier{t.Schema, t.Name}, OrderBy: opts.orderBy}
-			if err := table.Read(ctx, conn, cfg.Postgres.Publication, plan, do); err != nil {
+			if err := table.Read(ctx, conn, cfg.Postgres.Publication, plan, published, do); err != nil {
 				return err
 			}
 		}
@@ -84,7 +92,7 @@ func (c *cli) publishRows(ctx context.Context, cfg config.Config, route *replay.
 	g.Go(func() error { return sink.Watch(wctx) })
 	g.Go(func() error {
 		defer unwatch()
-		return replay.Publish(gctx, replay.Sink{Sink: written, Route: route}, route, read)
+		return replay.Publish(gctx, replay.NewSink(written, route), route, read)
 	})
 	return g.Wait()
 }

@@ -12,17 +12,23 @@ import (
 type Dry struct {
 	Route *Route
 
-	at atomic.Uint64
+	ordinal int64 // of the last row in the open transaction
+	at      atomic.Uint64
 }
 
 // At is how far it is. Safe to call from any goroutine.
 func (d *Dry) At() cdc.LSN { return cdc.LSN(d.at.Load()) }
 
 // Begin implements [cdc.Handler].
-func (d *Dry) Begin(cdc.Transaction) error { return nil }
+func (d *Dry) Begin(cdc.Transaction) error {
+	d.ordinal = 0
+	return nil
+}
 
 // Insert implements [cdc.Handler].
 func (d *Dry) Insert(_ context.Context, ev *cdc.Event) error {
+	d.ordinal++
+	ev.Ordinal = d.ordinal
 	rec, err := d.Route.Route(ev)
 	if rec != nil {
 		rec.Free()

@@ -18,6 +18,7 @@ const typeColumn = "type"
 type Counts struct {
 	Published int64            `json:"published"`        // those that were chosen
 	Passed    int64            `json:"passed_over"`      // that were not asked for
+	Waiting   int64            `json:"dead_or_parked"`   // the stream publishes them once they are retried
 	Poison    int64            `json:"cannot_be_routed"` // the stream did not publish them either, but as dead letters
 	Topics    map[string]int64 `json:"topics"`
 	First     time.Time        `json:"first_commit,omitzero"` // of the chosen
@@ -26,19 +27,30 @@ type Counts struct {
 
 // Route chooses among the events, and marks the records.
 type Route struct {
-	ctx   context.Context //nolint:containedctx // cdc.Config.Route has none, and the wait for the rate must end
-	plan  Plan
-	route func(*cdc.Event) (*cdc.Record, error)
-	id    []byte
-	next  time.Time // when the rate allows another; owned by the goroutine that routes
+	ctx     context.Context //nolint:containedctx // cdc.Config.Route has none, and the wait for the rate must end
+	plan    Plan
+	waiting *Waiting
+	route   func(*cdc.Event) (*cdc.Record, error)
+	id      []byte
+	next    time.Time // when the rate allows another; owned by the goroutine that routes
+	last    place     // the furthest that was met; owned by the goroutine that routes
+	again   bool      // the event at hand was met before; owned by the goroutine that routes
 
-	mu     sync.Mutex
-	counts Counts // guarded by mu
+	mu      sync.Mutex
+	counts  Counts            // guarded by mu
+	refused map[mark]struct{} // guarded by mu; by a broker, after they were handed over
 }
 
-// NewRoute returns a Route on top of another, whose waits end with ctx.
-func NewRoute(ctx context.Context, plan Plan, route func(*cdc.Event) (*cdc.Record, error)) *Route {
-	return &Route{ctx: ctx, plan: plan, route: route, id: []byte(plan.ID), counts: Counts{Topics: map[string]int64{}}}
+// place is where an event lies in WAL.
+type place struct {
+	lsn     cdc.LSN
+	ordinal int64
+}
+
+// NewRoute returns a Route on top of another, whose waits end with ctx. It passes over the
+// events that wait.
+func NewRoute(ctx context.Context, plan Plan, waiting *Waiting, route func(*cdc.Event) (*cdc.Record, error)) *Route {
+	return &Route{ctx: ctx, plan: plan, waiting: waiting, route: route, id: []byte(plan.ID), counts: Counts{Topics: map[string]int64{}}, refused: map[mark]struct{}{}}
 }
 
 // Counts returns what became of the events so far. Safe to call from any goroutine.
@@ -50,38 +62,15 @@ func (r *Route) Counts() Counts {
 	return c
 }
 
-// Sink passes records on, but for those that it refuses at once as poison, as an oversize one:
-// the stream has not published them either.
-type Sink struct {
-	cdc.Sink
-	Route *Route
-}
-
-// Produce implements [cdc.Sink].
-func (s Sink) Produce(ctx context.Context, rec *cdc.Record, done func(*cdc.Record, error)) error {
-	topic := rec.Topic
-	err := s.Sink.Produce(ctx, rec, done)
-	var poison *cdc.PoisonError
-	if !errors.As(err, &poison) {
-		return err
-	}
-	s.Route.mu.Lock()
-	s.Route.counts.Published--
-	s.Route.counts.Topics[topic]--
-	s.Route.counts.Poison++
-	s.Route.mu.Unlock()
-	done(rec, nil)
-	return nil
-}
-
 // Route is for [cdc.Config]. An event that is not to be published is [cdc.ErrSkip].
 func (r *Route) Route(ev *cdc.Event) (*cdc.Record, error) {
+	r.meet(ev)
 	chosen, err := r.plan.admits(ev)
 	if err != nil {
 		return nil, err
 	}
 	if !chosen {
-		return r.pass()
+		return r.skip(&r.counts.Passed)
 	}
 	rec, err := r.route(ev)
 	var poison *cdc.PoisonError
@@ -90,25 +79,41 @@ func (r *Route) Route(ev *cdc.Event) (*cdc.Record, error) {
 		if rec != nil {
 			rec.Free()
 		}
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		r.counts.Poison++
-		return nil, cdc.ErrSkip
+		return r.skip(&r.counts.Poison)
 	case err != nil:
 		return rec, err
 	case r.plan.Key != "" && string(rec.Key) != r.plan.Key, r.plan.Topic != "" && rec.Topic != r.plan.Topic:
 		rec.Free()
-		return r.pass()
+		return r.skip(&r.counts.Passed)
+	case r.waiting.has(ev, rec):
+		rec.Free()
+		return r.skip(&r.counts.Waiting)
+	case r.isRefused(ev):
+		rec.Free()
+		return nil, cdc.ErrSkip // it is counted
 	}
 	r.mark(rec)
 	r.count(rec)
 	return rec, r.pace()
 }
 
-func (r *Route) pass() (*cdc.Record, error) {
+// meet notes whether an event has come before, as after a connection broke: it is counted once.
+// Rows of a table have no place, and come once.
+func (r *Route) meet(ev *cdc.Event) {
+	at := place{ev.Transaction.CommitLSN, ev.Ordinal}
+	r.again = at.lsn != 0 && (at.lsn < r.last.lsn || at.lsn == r.last.lsn && at.ordinal <= r.last.ordinal)
+	if !r.again {
+		r.last = at
+	}
+}
+
+// skip counts an event that is not published.
+func (r *Route) skip(count *int64) (*cdc.Record, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.counts.Passed++
+	if !r.again {
+		*count++
+	}
 	return nil, cdc.ErrSkip
 }
 
@@ -125,6 +130,9 @@ func (r *Route) mark(rec *cdc.Record) {
 func (r *Route) count(rec *cdc.Record) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.again {
+		return
+	}
 	r.counts.Published++
 	r.counts.Topics[rec.Topic]++
 	if r.counts.First.IsZero() {

@@ -56,7 +56,7 @@ func TestRoute(t *testing.T) {
 		"one of two is wrong": {Options{Key: "a1", Type: "y"}, event("a1", "x", at), false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := NewRoute(t.Context(), Plan{ID: "17", Options: c.opts}, plain)
+			r := NewRoute(t.Context(), Plan{ID: "17", Options: c.opts}, nil, plain)
 			rec, err := r.Route(c.ev)
 			if got := err == nil; got != c.want || !got && (!errors.Is(err, cdc.ErrSkip) || rec != nil) {
 				t.Fatalf("got %v, %v", rec, err)
@@ -71,7 +71,7 @@ func TestRoute(t *testing.T) {
 		})
 	}
 	t.Run("into another topic, now", func(t *testing.T) {
-		r := NewRoute(t.Context(), Plan{Options: Options{Into: "elsewhere", Now: true}}, plain)
+		r := NewRoute(t.Context(), Plan{Options: Options{Into: "elsewhere", Now: true}}, nil, plain)
 		if rec, err := r.Route(event("a1", "x", at)); err != nil || rec.Topic != "elsewhere" || time.Since(rec.Timestamp) > time.Minute {
 			t.Errorf("got %+v, %v", rec, err)
 		}
@@ -80,7 +80,7 @@ func TestRoute(t *testing.T) {
 		ev := event("a1", "x", at)
 		ev.Relation, ev.Values = &cdc.Relation{Schema: "s", Name: "t", Columns: relation.Columns[:1]}, ev.Values[:1]
 		var refused *cdc.RefusedError
-		if _, err := NewRoute(t.Context(), Plan{Options: Options{Type: "x"}}, plain).Route(ev); !errors.As(err, &refused) {
+		if _, err := NewRoute(t.Context(), Plan{Options: Options{Type: "x"}}, nil, plain).Route(ev); !errors.As(err, &refused) {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -90,7 +90,7 @@ func TestRoute(t *testing.T) {
 func TestRate(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
-		r := NewRoute(ctx, Plan{Options: Options{Rate: 100}}, plain)
+		r := NewRoute(ctx, Plan{Options: Options{Rate: 100}}, nil, plain)
 		begun := time.Now()
 		for range 500 {
 			if _, err := r.Route(event("a1", "x", begun)); err != nil {
@@ -100,7 +100,7 @@ func TestRate(t *testing.T) {
 		if took := time.Since(begun); took < 4900*time.Millisecond || took > 5100*time.Millisecond {
 			t.Errorf("500 events at 100/s took %s", took)
 		}
-		slow := NewRoute(ctx, Plan{Options: Options{Rate: 0.001}}, plain)
+		slow := NewRoute(ctx, Plan{Options: Options{Rate: 0.001}}, nil, plain)
 		time.AfterFunc(time.Second, cancel)
 		for range 2 {
 			if _, err := slow.Route(event("a1", "x", begun)); err != nil {

@@ -47,27 +47,32 @@ func ResolveTable(live, from, to string, opts Options) (Plan, error) {
 	return p, nil
 }
 
-// Read calls do with each row that the plan's slot has published for certain, ordered by the
+// Published returns a moment before which a slot has published all rows for certain.
+func Published(ctx context.Context, conn *pgx.Conn, live string) (*history.Entry, error) {
+	if err := snapshot.CheckFinished(ctx, conn, live); err != nil {
+		return nil, err
+	}
+	slot, err := pgsource.ReadSlot(ctx, conn, live)
+	switch {
+	case err != nil:
+		return nil, err
+	case slot == nil:
+		return nil, cdc.Refuse("set postgres.slot: nothing tells which rows are published", "slot %q does not exist", live)
+	}
+	e, err := history.Before(ctx, conn, live, slot.ConfirmedFlush, time.Now().Add(time.Hour))
+	switch {
+	case err != nil:
+		return nil, err
+	case e == nil:
+		return nil, cdc.Refuse("wait some seconds: walpost run keeps the log", "the checkpoint log of slot %q does not tell yet which rows are published", live)
+	}
+	return e, nil
+}
+
+// Read calls do with each row from before e, which [Published] has returned, ordered by the
 // table's column. An event and what it holds are valid only during the call. The session is of
 // no use for anything else afterwards. The query holds vacuum back for as long as it lasts.
-func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, plan Plan, do func(*cdc.Event) error) error {
-	if err := snapshot.CheckFinished(ctx, conn, plan.Slot); err != nil {
-		return err
-	}
-	slot, err := pgsource.ReadSlot(ctx, conn, plan.Slot)
-	switch {
-	case err != nil:
-		return err
-	case slot == nil:
-		return cdc.Refuse("set postgres.slot: nothing tells which rows are published", "slot %q does not exist", plan.Slot)
-	}
-	e, err := history.Before(ctx, conn, plan.Slot, slot.ConfirmedFlush, time.Now().Add(time.Hour))
-	switch {
-	case err != nil:
-		return err
-	case e == nil:
-		return cdc.Refuse("wait some seconds: walpost run keeps the log", "the checkpoint log of slot %q does not tell yet which rows are published", plan.Slot)
-	}
+func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, plan Plan, e *history.Entry, do func(*cdc.Event) error) error {
 	if err := checkFilter(ctx, conn, publication); err != nil {
 		return err
 	}
@@ -146,7 +151,7 @@ func Publish(ctx context.Context, sink cdc.Sink, route *Route, read func(func(*c
 	done := func(r *cdc.Record, err error) {
 		if err != nil {
 			select {
-			case failed <- err:
+			case failed <- fmt.Errorf("row with id %s: %w", r.ID, err):
 			default:
 			}
 		}

@@ -167,6 +167,19 @@ func (ls *Lots) of(r *Record) *Lot {
 	return ls.keyed[lotKey{r.Topic, string(r.Key)}]
 }
 
+// Holds reports whether the event of l, a letter of the same log, is still dead or parked. ls
+// must be as of a place in the log behind l.
+func (ls *Lots) Holds(l *Letter) bool {
+	switch {
+	case l.Event == nil || l.Slot != ls.slot:
+		return false
+	case l.Event.Key == nil:
+		return ls.alone[l.Offset] != nil
+	}
+	lot := ls.of(l.Event)
+	return lot != nil && l.Offset >= lot.Dead.Offset && !lot.Dead.precededBy(l.History, l.Event.CommitLSN, l.Event.Ordinal)
+}
+
 // ParkedKeys returns how many keys events wait for, or would.
 func (ls *Lots) ParkedKeys() int { return len(ls.keyed) }
 

@@ -20,6 +20,8 @@ type replayed struct {
 	Replay    string
 	Published int64
 	Passed    int64 `json:"passed_over"`
+	Waiting   int64 `json:"dead_or_parked"`
+	Poison    int64 `json:"cannot_be_routed"`
 	Finished  bool
 }
 

@@ -105,3 +105,45 @@ func TestReplayOfOversize(t *testing.T) {
 	fmt.Println("FIGURES replay beside a record that is too large now: 19 of 20 published, 1 counted")
 	s.walpost("bookmark", "drop", "start")
 }
+
+// A record that only the broker refuses, after it was handed over, does not end a replay either:
+// what was in flight behind it is published without it.
+func TestReplayOfRefused(t *testing.T) {
+	const n = 2000
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.exec("ALTER TABLE outbox ADD at timestamptz")
+	s.set("OUTBOX_TIMESTAMP=at")
+	s.walpost("bookmark", "create", "start")
+	p := s.start("run")
+	s.fill(harness.OneRow, 2, n/2)
+	s.exec(fmt.Sprintf(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, seq, at)
+		SELECT gen_random_uuid(), 'order', 'order-' || i %% 50, 'created', jsonb_build_object('n', i), i, CASE WHEN i IN (1, %[1]d, %[2]d) THEN now() - interval '10 days' END
+		FROM generate_series(1, %[2]d) i WHERE i NOT BETWEEN 2 AND %[3]d`, n/2+1, n, n/2))
+	s.checkpoint()
+	s.stop(p)
+	day := "86400000"
+	_, err := envtest.Admin(t, s.brokers).AlterTopicConfigs(context.WithoutCancel(t.Context()),
+		[]kadm.AlterConfig{{Name: "message.timestamp.before.max.ms", Value: &day}}, s.topic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.replay("--from", "start")
+	if r.Published != n-3 || r.Poison != 3 || !r.Finished {
+		t.Errorf("got %+v, want %d events and 3 left out", r, n-3)
+	}
+	lost := 0
+	for _, seen := range s.sightings() {
+		replayed := false
+		for _, x := range seen {
+			replayed = replayed || x.replay == r.Replay
+		}
+		if !replayed {
+			lost++
+		}
+	}
+	if lost != 3 {
+		t.Errorf("%d events were not published again, want the 3 that are refused", lost)
+	}
+	s.refused("brokers have refused 2 rows", "raise delivery.max_dead_letters", "replay", "--from", "start", "--delivery.max_dead_letters", "1")
+	s.walpost("bookmark", "drop", "start")
+}
