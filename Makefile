@@ -78,6 +78,8 @@ chart: $(TOOLS)/helm ## Check the manifests and the Helm chart, with and without
 	$(TOOLS)/helm lint --strict deploy/helm/walpost
 	cd test/manifests && go build -o $(TOOLS)/manifests .
 	$(TOOLS)/manifests deploy/kubernetes/*.yaml
+	helm=$$($(TOOLS)/helm template walpost deploy/helm/walpost | sed -n 's/^ *image: "\(.*\)"$$/\1/p') && \
+	for f in deploy/kubernetes/*.yaml; do grep -q "image: $$helm$$" $$f || { echo "$$f: want the chart's image, $$helm" >&2; exit 1; }; done
 	$(TOOLS)/helm template walpost deploy/helm/walpost | $(TOOLS)/manifests
 	$(TOOLS)/helm template walpost deploy/helm/walpost --set shards=3,serviceMonitor.enabled=true,prometheusRule.enabled=true | $(TOOLS)/manifests
 

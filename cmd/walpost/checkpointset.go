@@ -25,9 +25,10 @@ func (c *cli) checkpointSet() *cobra.Command {
 needed when the database has become another one, as by a major upgrade, so that the
 saved position means nothing any more: set it to where the slot is confirmed.
 
-Refused without --force is a position from which events would be skipped. One below
-what the slot has confirmed is always refused, since a slot never goes back (see
-walpost replay), and one beyond the end of WAL.`,
+Refused without --force is a position from which events would be skipped, and one
+before a saved position that lies beyond the end of WAL, as on a server that has lost
+WAL. One below what the slot has confirmed is always refused, since a slot never goes
+back (see walpost replay), and one beyond the end of WAL.`,
 		Example: "  walpost checkpoint set 16/B374D848",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -36,7 +37,7 @@ walpost replay), and one beyond the end of WAL.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also skip events")
+	cmd.Flags().BoolVar(&force, "force", false, "also skip events, or go back where the server has lost WAL")
 	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
 		lsn, err := cdc.ParseLSN(args[0])
 		if err != nil {
@@ -89,6 +90,12 @@ func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn c
 	if _, err := st.Acquire(ctx); err != nil {
 		return pos, err
 	}
+	if lost(saved, pos) {
+		// No store goes back within one history, and the one before has none.
+		if err := st.Save(ctx, cdc.Position{}); err != nil {
+			return pos, err
+		}
+	}
 	pos.LSN = lsn
 	if err := st.Save(ctx, pos); err != nil {
 		return pos, err
@@ -101,10 +108,15 @@ func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn c
 	return pos, nil
 }
 
+// lost reports whether the saved position lies beyond the end of WAL of the same cluster.
+func lost(saved cdc.Checkpoint, server cdc.Position) bool {
+	return saved.SystemID == server.SystemID && saved.Timeline == server.Timeline && saved.LSN > server.LSN
+}
+
 // judgeCheckpoint refuses a position from which nothing can be streamed, and without force one
 // from which events would be skipped.
 func judgeCheckpoint(saved cdc.Checkpoint, server cdc.Position, slot *pgsource.SlotState, lsn cdc.LSN, force bool) error {
-	same := saved.SystemID == server.SystemID && saved.Timeline == server.Timeline
+	same := saved.SystemID == server.SystemID && saved.Timeline == server.Timeline && !lost(saved, server)
 	start := slot.ConfirmedFlush // of a stream that begins at what is saved
 	if same {
 		start = max(start, saved.LSN)
@@ -114,6 +126,8 @@ func judgeCheckpoint(saved cdc.Checkpoint, server cdc.Position, slot *pgsource.S
 		return cdc.Refuse("give one up to there", "%s is beyond the end of WAL, %s", lsn, server.LSN)
 	case lsn < slot.ConfirmedFlush:
 		return cdc.Refuse("a slot never goes back: walpost replay publishes again what a bookmark keeps", "the slot is confirmed up to %s, beyond %s", slot.ConfirmedFlush, lsn)
+	case lost(saved, server) && !force:
+		return cdc.Refuse("find out which, then give --force", "the server has lost WAL, or was restored: the saved position %s is beyond the end of WAL, %s", saved.LSN, server.LSN)
 	case same && lsn < saved.LSN:
 		return cdc.Refuse("walpost replay publishes again what a bookmark keeps", "everything up to %s is published already", saved.LSN)
 	case same && snapshot.IsPosition(saved.LSN) && !force:

@@ -212,12 +212,12 @@ func (p *Postgres) checkpoint(ctx context.Context) (*Check, error) {
 	at := p.Saved.LSN
 	switch {
 	case p.Saved.SystemID != 0 && p.Saved.SystemID != server.SystemID:
-		return fail("check postgres.dsn; if this is a new cluster, delete the checkpoint to start from the slot's own position", "it is of another cluster: its system identifier is %d, the server's %d", p.Saved.SystemID, server.SystemID)
+		return fail("check postgres.dsn; if this is a new cluster, "+cdc.StartAnew, "it is of another cluster: its system identifier is %d, the server's %d", p.Saved.SystemID, server.SystemID)
 	case at > server.LSN:
-		return fail("the server has lost WAL, or was restored: find out which, then delete the checkpoint", "it stands at %s, beyond the end of WAL, %s", at, server.LSN)
+		return fail("the server has lost WAL, or was restored: find out which, then "+cdc.StartAnew, "it stands at %s, beyond the end of WAL, %s", at, server.LSN)
 	case snapshot.IsPosition(at):
 	case s.ConfirmedFlush > at && p.Saved.Timeline == server.Timeline:
-		return fail("something else has read or advanced the slot: publish what is between from the table, then delete the checkpoint", "the slot is confirmed up to %s, beyond the saved position %s", s.ConfirmedFlush, at)
+		return fail("something else has read or advanced the slot: "+cdc.StartAnew+"; walpost replay --source table then publishes what is between", "the slot is confirmed up to %s, beyond the saved position %s", s.ConfirmedFlush, at)
 	}
 	return ok("%s, saved %s", snapshot.Text(at), humanize.Time(p.Saved.SavedAt))
 }

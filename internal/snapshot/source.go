@@ -149,9 +149,9 @@ func (s *Source) find(ctx context.Context, saved cdc.Position) (*plan, error) {
 	made := p != nil && p.Planned
 	switch {
 	case within && !made:
-		return nil, cdc.Refuse("drop the slot and delete its checkpoint to start anew", "checkpoint %s of slot %q is in a snapshot of which walpost.snapshot knows nothing", saved.LSN, s.cfg.Slot)
+		return nil, cdc.Refuse("drop the slot and delete its checkpoint to start anew (docs/operations.md says how)", "checkpoint %s of slot %q is in a snapshot of which walpost.snapshot knows nothing", saved.LSN, s.cfg.Slot)
 	case within && !s.cfg.Initial:
-		return nil, cdc.Refuse("set snapshot to initial; or delete the checkpoint and the row in walpost.snapshot, to stream without the rows that are left", "%d of %d chunks of the snapshot of slot %q are published", saved.LSN-base, p.chunks(), s.cfg.Slot)
+		return nil, cdc.Refuse("set snapshot to initial; or delete the checkpoint and the row in walpost.snapshot, to stream without the rows that are left (docs/operations.md says how)", "%d of %d chunks of the snapshot of slot %q are published", saved.LSN-base, p.chunks(), s.cfg.Slot)
 	case within:
 		return p, s.same(ctx, conn, p)
 	case !first && !made:
@@ -197,7 +197,7 @@ func (s *Source) same(ctx context.Context, conn *pgx.Conn, p *plan) error {
 	if err != nil || slot == nil || slot.ConfirmedFlush == p.LSN { // which is missing is the stream's to refuse
 		return err
 	}
-	return cdc.Refuse("drop the slot, delete its checkpoint and its row in walpost.snapshot, and start anew",
+	return cdc.Refuse("drop the slot, delete its checkpoint and its row in walpost.snapshot, and start anew (docs/operations.md says how)",
 		"slot %q was made again, or confirmed by something else, before its snapshot was published: it stands at %s, and was made at %s", s.cfg.Slot, slot.ConfirmedFlush, p.LSN)
 }
 

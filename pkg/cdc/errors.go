@@ -27,6 +27,10 @@ func Refuse(hint, format string, args ...any) error {
 	return &RefusedError{Err: fmt.Errorf(format, args...), Hint: hint}
 }
 
+// StartAnew is the end of a hint for a saved position that means nothing any more: it makes the
+// next start go by the slot's own.
+const StartAnew = "run walpost checkpoint set LSN --force with the slot's confirmed_flush_lsn"
+
 func (e *RefusedError) Error() string { return e.Err.Error() }
 
 // Unwrap returns the cause.

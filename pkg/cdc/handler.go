@@ -39,7 +39,7 @@ func (h *handler) Begin(tx Transaction) error {
 // vanished refuses to go on when a transaction that was published in part is not
 // in the server's history any more.
 func (h *handler) vanished(how string) error {
-	return Refuse("the server's history has changed: find out what the consumers have seen, then delete the checkpoint to start from the slot's own position",
+	return Refuse("the server's history has changed: find out what the consumers have seen, then "+StartAnew,
 		"the transaction committed at %s, of which %d rows were published before the stream was cut, %s", h.cut, h.handed, how)
 }
 

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -62,6 +63,63 @@ func TestCheckpointSet(t *testing.T) {
 	s.caughtUp(30 * time.Second)
 	if got, err := harness.Count(t.Context(), s.brokers, s.topic); err != nil || got != 3*n {
 		t.Errorf("%d records, want %d: what was skipped by force is not published: %v", got, 3*n, err)
+	}
+	s.stop(p)
+
+	// As after a restore from a disk's snapshot: the saved position is beyond the end of WAL.
+	if err := s.conn.QueryRow(t.Context(), "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", s.slot).Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	s.exec("UPDATE walpost.checkpoint SET lsn = 'FFFF/0'")
+	s.refused("beyond the end of WAL", "walpost checkpoint set LSN --force", "run")
+	s.refused("has lost WAL", "--force", "checkpoint", "set", at)
+	s.walpost("checkpoint", "set", at, "--force")
+	p = s.start("run")
+	s.fill(harness.OneRow, 4*n+1, 5*n)
+	s.caughtUp(30 * time.Second)
+	if got, err := harness.Count(t.Context(), s.brokers, s.topic); err != nil || got != 4*n {
+		t.Errorf("%d records, want %d: %v", got, 4*n, err)
+	}
+	s.stop(p)
+}
+
+// What the runbook says of a lost slot: the stream begins anew, and the rows of the gap are
+// published from the table.
+func TestLostSlot(t *testing.T) {
+	const n = 100
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.exec("ALTER TABLE outbox ADD COLUMN created_at timestamptz NOT NULL DEFAULT clock_timestamp()")
+	s.exec("GRANT SELECT ON outbox TO " + s.slot)
+	fill := func(first, last int64) {
+		s.exec(fmt.Sprintf(`INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, seq)
+			SELECT gen_random_uuid(), 'order', 'order-' || n %% 50, 'created', jsonb_build_object('n', n), n FROM generate_series(%d, %d) n`, first, last))
+	}
+	p := s.start("run")
+	fill(1, n)
+	s.checkpoint()
+	s.stop(p)
+	saved := time.Now()
+	fill(n+1, 2*n) // the gap
+	s.exec("SELECT pg_drop_replication_slot('" + s.slot + "')")
+	s.refused("does not exist, but its checkpoint stands at", "walpost checkpoint set LSN --force", "run")
+	s.walpost("init", "--no-table")
+	var at string
+	if err := s.conn.QueryRow(t.Context(), "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", s.slot).Scan(&at); err != nil {
+		t.Fatal(err)
+	}
+	s.walpost("checkpoint", "set", at, "--force")
+	p = s.start("run")
+	harness.Eventually(t, 30*time.Second, "an entry of the log", func() bool {
+		return s.number("SELECT count(*) FROM walpost.checkpoint_log WHERE slot = $1", s.slot) > 0
+	})
+	until := time.Now()
+	fill(2*n+1, 3*n)
+	s.checkpoint()
+	if r := s.replay("--source", "table", "--from", saved.UTC().Format(time.RFC3339Nano), "--to", until.UTC().Format(time.RFC3339Nano)); r.Published != n {
+		t.Errorf("got %+v, want the %d events of the gap", r, n)
+	}
+	if seen := s.sightings(); len(seen) != 3*n {
+		t.Errorf("%d events are published, want all %d", len(seen), 3*n)
 	}
 	s.stop(p)
 }

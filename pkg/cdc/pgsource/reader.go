@@ -112,7 +112,7 @@ func (st *Stream) logNotice(m *pgproto3.NoticeResponse) {
 // refuseGap is for WAL that was written when there was no such publication: what
 // it says of the outbox cannot be read any more.
 func (st *Stream) refuseGap(at cdc.LSN, err error) error {
-	return cdc.Refuse("publish the rows of that time from the table, then drop the slot, delete its checkpoint, and run walpost init",
+	return cdc.Refuse("drop the slot, run walpost init, and "+cdc.StartAnew+"; "+fromTable,
 		"publication %q did not exist yet, or not any more, when WAL after %s was written: %w", st.cfg.Publication, at, err)
 }
 

@@ -114,6 +114,9 @@ func (r *Replay) start(saved, server cdc.Position, slot *SlotState) (cdc.LSN, er
 	if slot == nil {
 		return 0, cdc.Refuse("walpost bookmark list shows those that are there", "slot %q, which kept the events to replay, does not exist", name)
 	}
+	if slot.Lost() {
+		return 0, cdc.Refuse("walpost bookmark list shows what else is kept", "slot %q, which kept the events to replay, is lost: %s", name, slot.LostReason())
+	}
 	if err := CheckSlot(name, slot); err != nil {
 		return 0, err
 	}

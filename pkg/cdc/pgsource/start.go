@@ -27,19 +27,22 @@ func (s *Source) checkStart(saved cdc.Position, server serverState, slot *SlotSt
 	}
 	switch {
 	case slot == nil:
-		return 0, cdc.Refuse("events since that position are gone from WAL: publish them again from the table, then delete the checkpoint to start anew",
+		return 0, cdc.Refuse("events since that position are gone from WAL: run walpost init, then "+cdc.StartAnew+"; "+fromTable,
 			"slot %q does not exist, but its checkpoint stands at %s", s.cfg.Slot, saved.LSN)
 	case saved.LSN > server.LSN:
-		return 0, cdc.Refuse("the server has lost WAL, or the checkpoint is another server's: find out which, then delete the checkpoint to start from the slot's own position",
+		return 0, cdc.Refuse("the server has lost WAL, or the checkpoint is another server's: find out which, then "+cdc.StartAnew,
 			"saved position %s of slot %q is beyond the end of WAL, %s", saved.LSN, s.cfg.Slot, server.LSN)
 	case slot.ConfirmedFlush > saved.LSN && saved.Timeline == server.Timeline:
-		return 0, cdc.Refuse("something else has read or advanced the slot, and events between the two were perhaps never published: publish them from the table, then delete the checkpoint",
+		return 0, cdc.Refuse("something else has read or advanced the slot, and events between the two were perhaps never published: "+cdc.StartAnew+"; "+fromTable,
 			"slot %q is confirmed up to %s, beyond the saved position %s", s.cfg.Slot, slot.ConfirmedFlush, saved.LSN)
 	}
 	// After a failover the slot may be ahead of a checkpoint row that the old
 	// primary did not get across. What was confirmed had been acknowledged.
 	return max(saved.LSN, slot.ConfirmedFlush), nil
 }
+
+// fromTable is how events that are gone from WAL are published.
+const fromTable = "once walpost run streams, walpost replay --source table publishes what is still in the table"
 
 // CheckSlot refuses a slot that cannot be read from, with the way out.
 func CheckSlot(name string, slot *SlotState) error {
@@ -51,7 +54,7 @@ func CheckSlot(name string, slot *SlotState) error {
 		return cdc.Refuse("connect to that database, or set postgres.slot to another name",
 			"slot %q belongs to database %q, not to %q", name, slot.Database, slot.currentDatabase)
 	case slot.Lost():
-		return cdc.Refuse("events since its last position are gone from WAL: drop the slot, publish them again from the table, delete the checkpoint to start anew, and raise max_slot_wal_keep_size",
+		return cdc.Refuse("events since its last position are gone from WAL: drop the slot, run walpost init, raise max_slot_wal_keep_size, and "+cdc.StartAnew+"; "+fromTable,
 			"slot %q is lost: the server has invalidated it (%s)", name, slot.LostReason())
 	}
 	return nil
@@ -72,7 +75,7 @@ func (s *Source) checkFirstStart(slot *SlotState) (cdc.LSN, error) {
 func (s *Source) checkHistory(saved cdc.Position, server serverState) error {
 	switch {
 	case saved.SystemID != server.SystemID:
-		return cdc.Refuse("check postgres.dsn; if this is a new cluster, delete the checkpoint to start from the slot's own position",
+		return cdc.Refuse("check postgres.dsn; if this is a new cluster, "+cdc.StartAnew,
 			"checkpoint of slot %q is of another cluster: its system identifier is %d, the server's %d", s.cfg.Slot, saved.SystemID, server.SystemID)
 	case saved.Timeline == server.Timeline:
 		return nil
@@ -85,7 +88,7 @@ func (s *Source) checkHistory(saved cdc.Position, server serverState) error {
 			return nil
 		}
 	}
-	return cdc.Refuse("events after the fork were lost with the old primary though they may be in Kafka: settle that, then delete the checkpoint to start from the slot's own position",
+	return cdc.Refuse("events after the fork were lost with the old primary though they may be in Kafka: settle that, then "+cdc.StartAnew,
 		"saved position %s of slot %q on timeline %d is not in the history of the server's timeline %d", saved.LSN, s.cfg.Slot, saved.Timeline, server.Timeline)
 }
 
