@@ -93,8 +93,8 @@ proof: ## The heavy promises with a million events in each shape, on real server
 	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestMillion|TestBulkJobBeside' ./test/integration
 
 .PHONY: operate
-operate: ## The life of a deployment with a million events: replay, purge, and what the stream and writers feel of them
-	WALPOST_TEST_REQUIRE=1 WALPOST_TEST_EVENTS=1000000 go test -count=1 -timeout 60m -v -run 'TestOperate' ./test/integration
+operate: ## The life of a deployment with EVENTS events, a million if not set: replay, purge, doctor, alerts, the page, an upgrade
+	test/operate.sh
 
 .PHONY: bounds
 bounds: ## Memory under what is large, many or stuck, at full size; takes half an hour, 10 GB of disk and 4 GB of memory
