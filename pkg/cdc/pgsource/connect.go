@@ -27,6 +27,7 @@ const (
 	codeInvalidPassword       = "28P01"
 	codeInvalidCatalogName    = "3D000"
 	codeInsufficientPrivilege = "42501"
+	codeTooManyConnections    = "53300"
 	codeObjectInUse           = "55006"
 	codeAdminShutdown         = "57P01"
 	codeCannotConnectNow      = "57P03"

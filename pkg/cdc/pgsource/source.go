@@ -94,8 +94,8 @@ func (s *Source) Healthy() error {
 	return nil
 }
 
-// Check connects, and refuses a server or a publication from which events would be lost. It
-// looks at no slot, and changes nothing.
+// Check connects as Open would, and refuses a server or a publication from which events would be
+// lost, and a way to the server that takes no replication. It looks at no slot, and changes nothing.
 func (s *Source) Check(ctx context.Context) error {
 	conn, err := s.connectControl(ctx)
 	if err != nil {
@@ -106,9 +106,29 @@ func (s *Source) Check(ctx context.Context) error {
 		if err := s.checkServer(ctx, conn); err != nil {
 			return err
 		}
-		_, err := s.checkPublication(ctx, conn)
-		return err
+		if _, err := s.checkPublication(ctx, conn); err != nil {
+			return err
+		}
+		return s.checkReplication(ctx)
 	})
+}
+
+// checkReplication opens a replication connection for a moment. That none is free now is no
+// fault of the way.
+func (s *Source) checkReplication(ctx context.Context) error {
+	r, err := s.connectReplication(ctx)
+	var pgErr *pgconn.PgError
+	var refused *cdc.RefusedError
+	switch {
+	case err == nil:
+		closeConn(r.conn)
+		return nil
+	case errors.As(err, &pgErr) && pgErr.Code == codeTooManyConnections:
+		return nil
+	case errors.As(err, &refused):
+		return err
+	}
+	return cdc.Refuse("point postgres.dsn at Postgres itself, since a pooler takes no replication connection, and look into its pg_hba.conf", "open a replication connection: %w", err)
 }
 
 // Open implements [cdc.Source].
