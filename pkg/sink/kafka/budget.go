@@ -23,11 +23,14 @@ type budget struct {
 	empty   chan struct{} // guarded by mu; closed when records falls to zero, nil while nobody waits
 }
 
-// Nothing was released for patience, at first, and then for twice as long each time up to
-// maxPatience: what is in flight may wait for more to come.
 const (
-	patience    = time.Millisecond
-	maxPatience = 128 * time.Millisecond
+	// patience is for how long nothing must be released before who waits for the budget takes
+	// what is in flight to wait for more. It is as long as a linger in a transaction, which
+	// keeps its first record away from the markers of the last one.
+	patience = transactionLinger
+
+	// maxPatience bounds it as it doubles while nothing is released.
+	maxPatience = 160 * time.Millisecond
 )
 
 func newBudget(maxBytes int64) *budget {
