@@ -129,7 +129,9 @@ func TestAlertsByCause(t *testing.T) {
 	_, err := envtest.Admin(t, a.brokers).CreatePartitions(t.Context(), 1, a.topic)
 	must(t, err)
 	must(t, kafka.Stop(t.Context()))
-	must(t, kafka.Start(t.Context())) // after which the client looks at the cluster again
+	a.events(1000) // what cannot be sent makes the client look at the cluster again
+	must(t, kafka.Start(t.Context()))
+	a.caughtUp(time.Minute)
 	a.events(1000)
 	a.fires("a partition is added to a topic", "WalpostPartitionsAdded")
 

@@ -69,7 +69,7 @@ var refusals = []refusal{
 		prepare: func(t *testing.T, s *stage) { s.dropSlot(t) },
 	},
 	{
-		name: "SlotVanishedUnderCheckpoint", code: 1, message: "does not exist, but its checkpoint stands at", hint: "from the table",
+		name: "SlotVanishedUnderCheckpoint", code: 1, message: "does not exist, but its checkpoint stands at", hint: "walpost replay --source table",
 		prepare: func(t *testing.T, s *stage) { s.save(t, "system_id", "pg_current_wal_lsn()"); s.dropSlot(t) },
 	},
 	{
