@@ -10,7 +10,7 @@ import (
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
-	sqlfiles "github.com/walpost/walpost/sql"
+	"github.com/walpost/walpost/test/harness"
 )
 
 func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
@@ -25,15 +25,7 @@ type server struct {
 func newServer(t *testing.T) server {
 	t.Helper()
 	s := server{envtest.NewDatabase(t).Connect(t), t, envtest.Name(t)}
-	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, step := range steps {
-		if _, err := s.PgConn().Exec(t.Context(), step.SQL).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	harness.Tables(t, s.Conn)
 	s.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", s.live)
 	t.Cleanup(func() {
 		const drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE starts_with(slot_name, $1)"

@@ -8,7 +8,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
-	sqlfiles "github.com/walpost/walpost/sql"
+	"github.com/walpost/walpost/test/harness"
 )
 
 func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
@@ -19,15 +19,7 @@ const slot = "walpost"
 func connect(t *testing.T) *pgx.Conn {
 	t.Helper()
 	conn := envtest.NewDatabase(t).Connect(t)
-	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, step := range steps {
-		if _, err := conn.PgConn().Exec(t.Context(), step.SQL).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	harness.Tables(t, conn)
 	return conn
 }
 

@@ -9,7 +9,7 @@ import (
 
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
-	sqlfiles "github.com/walpost/walpost/sql"
+	"github.com/walpost/walpost/test/harness"
 )
 
 // judged is a server on which things are made wrong.
@@ -26,15 +26,7 @@ func newJudged(t *testing.T, cfg testenv.PostgresConfig) judged {
 	}
 	t.Cleanup(func() { _ = conn.Close(context.WithoutCancel(t.Context())) })
 	j := judged{&Postgres{Conn: conn, Slot: "orders"}, t}
-	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, step := range steps {
-		if _, err := conn.PgConn().Exec(t.Context(), step.SQL).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	harness.Tables(t, conn)
 	return j
 }
 

@@ -15,7 +15,7 @@ import (
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
-	sqlfiles "github.com/walpost/walpost/sql"
+	"github.com/walpost/walpost/test/harness"
 )
 
 func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
@@ -37,15 +37,7 @@ func newFixture(t *testing.T) *fixture {
 func newFixtureIn(t *testing.T, db envtest.Database) *fixture {
 	t.Helper()
 	f := &fixture{t: t, db: db, conn: db.Connect(t), slot: envtest.Name(t)}
-	steps, err := sqlfiles.Render(sqlfiles.Names{}, sqlfiles.Checkpoint)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range steps {
-		if _, err := f.conn.PgConn().Exec(t.Context(), s.SQL).ReadAll(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	harness.Tables(t, f.conn)
 	f.exec("CREATE TABLE outbox (id text, n serial); CREATE PUBLICATION walpost FOR TABLE outbox WITH (publish = 'insert')")
 	return f
 }

@@ -102,8 +102,31 @@ func TestAlertsByCause(t *testing.T) {
 
 	a.unsaved()
 
+	p = a.disturbed(p)
+
+	must(t, kafka.Pause())
+	a.events(60_000)
+	a.fires("Kafka does not answer", "WalpostDisconnected", "WalpostLagging", "WalpostStandsStill", "WalpostPartitionStalled", "WalpostSlotKeepsMuch")
+	must(t, kafka.Resume())
+	a.caughtUp(time.Minute)
+
+	a.grown(kafka)
+
+	must(t, kafka.Pause())
+	a.overfill()
+	must(t, kafka.Resume())
+
+	p.Signal(syscall.SIGKILL)
+	a.fires("it is killed", "WalpostDown")
+	a.complete()
+}
+
+// disturbed ends the server's sessions, and then walpost, again and again. It returns the
+// process that runs.
+func (a *alarm) disturbed(p *harness.Process) *harness.Process {
+	a.t.Helper()
 	for range 7 {
-		a.db.Exec(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+a.slot+"'")
+		a.db.Exec(a.t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = '"+a.slot+"'")
 		a.isReady(30 * time.Second)
 		a.events(500)
 		a.caughtUp(time.Minute)
@@ -119,29 +142,20 @@ func TestAlertsByCause(t *testing.T) {
 	a.fires("it is started again and again", "WalpostRestarts")
 	a.events(1000)
 	a.caughtUp(time.Minute)
+	return p
+}
 
-	must(t, kafka.Pause())
-	a.events(60_000)
-	a.fires("Kafka does not answer", "WalpostDisconnected", "WalpostLagging", "WalpostStandsStill", "WalpostPartitionStalled", "WalpostSlotKeepsMuch")
-	must(t, kafka.Resume())
-	a.caughtUp(time.Minute)
-
-	_, err := envtest.Admin(t, a.brokers).CreatePartitions(t.Context(), 1, a.topic)
-	must(t, err)
-	must(t, kafka.Stop(t.Context()))
+// grown adds a partition to the topic, and has the client look at the cluster.
+func (a *alarm) grown(kafka *testenv.KafkaServer) {
+	a.t.Helper()
+	_, err := envtest.Admin(a.t, a.brokers).CreatePartitions(a.t.Context(), 1, a.topic)
+	must(a.t, err)
+	must(a.t, kafka.Stop(a.t.Context()))
 	a.events(1000) // what cannot be sent makes the client look at the cluster again
-	must(t, kafka.Start(t.Context()))
+	must(a.t, kafka.Start(a.t.Context()))
 	a.caughtUp(time.Minute)
 	a.events(1000)
 	a.fires("a partition is added to a topic", "WalpostPartitionsAdded")
-
-	must(t, kafka.Pause())
-	a.overfill()
-	must(t, kafka.Resume())
-
-	p.Signal(syscall.SIGKILL)
-	a.fires("it is killed", "WalpostDown")
-	a.complete()
 }
 
 // unsaved locks the table of the positions for a while.

@@ -66,19 +66,26 @@ func TestCheckpointSet(t *testing.T) {
 	}
 	s.stop(p)
 
-	// As after a restore from a disk's snapshot: the saved position is beyond the end of WAL.
-	if err := s.conn.QueryRow(t.Context(), "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", s.slot).Scan(&at); err != nil {
-		t.Fatal(err)
+	s.restored(n)
+}
+
+// restored is as after a restore from a disk's snapshot, with 4n events written of which 3n are
+// published: the saved position is beyond the end of WAL.
+func (s *stage) restored(n int64) {
+	s.t.Helper()
+	var at string
+	if err := s.conn.QueryRow(s.t.Context(), "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", s.slot).Scan(&at); err != nil {
+		s.t.Fatal(err)
 	}
 	s.exec("UPDATE walpost.checkpoint SET lsn = 'FFFF/0'")
 	s.refused("beyond the end of WAL", "walpost checkpoint set LSN --force", "run")
 	s.refused("has lost WAL", "--force", "checkpoint", "set", at)
 	s.walpost("checkpoint", "set", at, "--force")
-	p = s.start("run")
+	p := s.start("run")
 	s.fill(harness.OneRow, 4*n+1, 5*n)
 	s.caughtUp(30 * time.Second)
-	if got, err := harness.Count(t.Context(), s.brokers, s.topic); err != nil || got != 4*n {
-		t.Errorf("%d records, want %d: %v", got, 4*n, err)
+	if got, err := harness.Count(s.t.Context(), s.brokers, s.topic); err != nil || got != 4*n {
+		s.t.Errorf("%d records, want %d: %v", got, 4*n, err)
 	}
 	s.stop(p)
 }
