@@ -235,6 +235,11 @@ func (st *Stream) insert(ctx context.Context, h cdc.Handler, m *pgoutput.Insert)
 
 // event hands over one row, and before the first of a transaction that.
 func (st *Stream) event(ctx context.Context, h cdc.Handler, rel *cdc.Relation, values []cdc.Value) error {
+	select {
+	case <-st.stopped: // the context may not be done yet
+		return errStopped
+	default:
+	}
 	in := &st.in
 	if !in.begun {
 		if err := h.Begin(in.event.Transaction); err != nil {

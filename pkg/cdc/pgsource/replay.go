@@ -177,7 +177,7 @@ func (st *replayStream) Run(ctx context.Context, h cdc.Handler) error {
 	})
 	err := st.pullRange(hctx, h)
 	switch {
-	case hctx.Err() != nil: // what failed then was ended by us
+	case hctx.Err() != nil, errors.Is(err, errStopped): // what failed then was ended by us
 	case err != nil:
 		return errors.Join(err, st.end(cancel, g))
 	default:
