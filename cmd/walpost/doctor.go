@@ -131,7 +131,11 @@ func examineKafka(ctx context.Context, cfg config.Config, replayable time.Durati
 	if err != nil {
 		return []inspect.Check{failedCheck("brokers", err, "")}
 	}
-	k, err := inspect.NewKafka(opts, cfg.Outbox.Topic, cfg.Kafka.CreateTopics, replayable)
+	limits := inspect.Limits{MessageBytes: int(cfg.Kafka.MaxMessageBytes), Replicas: int(cfg.Kafka.ReplicationFactor)}
+	if cfg.Delivery.Guarantee == config.ExactlyOnce {
+		limits.TransactionTimeout = cfg.Kafka.TransactionTimeout
+	}
+	k, err := inspect.NewKafka(opts, inspect.Kafka{Topic: cfg.Outbox.Topic, CreateTopics: cfg.Kafka.CreateTopics, Limits: limits, Replayable: replayable})
 	if err != nil {
 		return []inspect.Check{failedCheck("brokers", err, "")}
 	}

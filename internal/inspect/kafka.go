@@ -22,22 +22,26 @@ type Kafka struct {
 	Topic        string
 	CreateTopics bool
 
+	Limits Limits
+
 	// Replayable is how old the oldest event is that a bookmark keeps; zero if there is none.
 	Replayable time.Duration
 
-	topics kadm.TopicDetails // found by brokers
+	topics kadm.TopicDetails // found by brokers, as ids are
+	ids    []int32
 }
 
 // maxTopics bounds the topics whose settings are read.
 const maxTopics = 1000
 
-// NewKafka returns the checks with a client of their own, which Close ends.
-func NewKafka(opts []kgo.Opt, topic string, createTopics bool, replayable time.Duration) (*Kafka, error) {
+// NewKafka gives k a client of its own, which Close ends.
+func NewKafka(opts []kgo.Opt, k Kafka) (*Kafka, error) {
 	admin, err := kadm.NewOptClient(append(opts, kgo.RetryTimeout(checkTimeout/2))...)
 	if err != nil {
 		return nil, err
 	}
-	return &Kafka{Admin: admin, Topic: topic, CreateTopics: createTopics, Replayable: replayable}, nil
+	k.Admin = admin
+	return &k, nil
 }
 
 // Close ends the connections.
@@ -47,6 +51,7 @@ func (k *Kafka) Close() { k.Admin.Close() }
 func (k *Kafka) Check(ctx context.Context) []Check {
 	return makeAll(ctx, []look{
 		{"brokers", k.brokers},
+		{"broker limits", k.limits},
 		{"topics", k.exist},
 		{"replicas", k.replicas},
 		{"topic settings", k.settings},
@@ -58,7 +63,7 @@ func (k *Kafka) brokers(ctx context.Context) (*Check, error) {
 	if err != nil {
 		return fail("check kafka.brokers, kafka.tls and kafka.sasl, and the brokers themselves", "no broker answers: %v", err)
 	}
-	k.topics = meta.Topics
+	k.topics, k.ids = meta.Topics, meta.Brokers.NodeIDs()
 	k.topics.FilterInternal()
 	return ok("%d, controller %d", len(meta.Brokers), meta.Controller)
 }
@@ -150,13 +155,12 @@ func (k *Kafka) settings(ctx context.Context) (*Check, error) {
 
 // judge returns what is wrong with a topic's settings, or nil.
 func (k *Kafka) judge(c kadm.ResourceConfig, replicas int) *Check {
-	value := map[string]string{}
-	for _, e := range c.Configs {
-		if e.Value != nil {
-			value[e.Key] = *e.Value
-		}
-	}
+	value := valuesOf(c)
 	var found *Check
+	if n, err := strconv.Atoi(value["max.message.bytes"]); err == nil && k.Limits.MessageBytes > n {
+		found, _ = fail("lower kafka.max_message_bytes, or raise the topic's max.message.bytes", "topic %s takes batches of %d bytes, and kafka.max_message_bytes is %d: larger ones would be refused", c.Name, n, k.Limits.MessageBytes)
+		return found
+	}
 	if n, err := strconv.Atoi(value["min.insync.replicas"]); err == nil && n > replicas {
 		found, _ = fail("lower min.insync.replicas, or add replicas", "topic %s has %d replicas, and min.insync.replicas %d: nothing can be written", c.Name, replicas, n)
 		return found

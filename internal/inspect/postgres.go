@@ -93,7 +93,11 @@ func (p *Postgres) clock(ctx context.Context) (*Check, error) {
 	if err := p.Conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&server); err != nil {
 		return nil, err
 	}
-	took := time.Since(begun)
+	return judgeClock(server, begun, time.Since(begun))
+}
+
+// judgeClock compares what the server's clock said at some time in took from begun on.
+func judgeClock(server, begun time.Time, took time.Duration) (*Check, error) {
 	skew := server.Sub(begun.Add(took / 2)).Abs()
 	if skew > maxSkew+took {
 		return warn("run an NTP client on both machines", "the server's clock is %s from this machine's: lag in seconds is wrong by as much", skew.Round(time.Millisecond))
@@ -250,9 +254,13 @@ func (p *Postgres) tables(ctx context.Context) (*Check, error) {
 const oldAge = 5 * time.Minute
 
 func (p *Postgres) oldTransactions(ctx context.Context) (*Check, error) {
+	return p.transactionsOlderThan(ctx, oldAge)
+}
+
+func (p *Postgres) transactionsOlderThan(ctx context.Context, age time.Duration) (*Check, error) {
 	const query = `SELECT format('pid %s, role %s, application %L, %s, begun %s ago', pid, usename, application_name, state, date_trunc('second', now() - xact_start))
 		FROM pg_stat_activity WHERE backend_xid IS NOT NULL AND datname = current_database() AND xact_start < now() - make_interval(secs => $1) ORDER BY xact_start LIMIT 1`
-	rows, err := p.Conn.Query(ctx, query, oldAge.Seconds())
+	rows, err := p.Conn.Query(ctx, query, age.Seconds())
 	if err != nil {
 		return nil, err
 	}
@@ -263,7 +271,7 @@ func (p *Postgres) oldTransactions(ctx context.Context) (*Check, error) {
 	if len(found) > 0 {
 		return warn("end it, or wait: until then the slot keeps all WAL from its beginning on, and no slot can be made", "a transaction is open that has written: %s", found[0])
 	}
-	return ok("none that has written is older than %s", oldAge)
+	return ok("none that has written is older than %s", age)
 }
 
 func (p *Postgres) commit(ctx context.Context) (*Check, error) {

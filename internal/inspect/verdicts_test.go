@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -102,4 +103,25 @@ func TestVerdicts(t *testing.T) {
 	j.want(j.clock, OK, "", "")
 	j.want(j.commit, OK, "synchronous_commit is on", "")
 	j.want(j.oldTransactions, OK, "none", "")
+	other, err := pgx.ConnectConfig(t.Context(), j.Conn.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Close(context.WithoutCancel(t.Context())) }()
+	if _, err := other.Exec(t.Context(), "BEGIN; SET application_name = 'left'; SELECT txid_current()"); err != nil {
+		t.Fatal(err)
+	}
+	atOnce := func(ctx context.Context) (*Check, error) { return j.transactionsOlderThan(ctx, 0) }
+	j.want(atOnce, Warn, "application 'left', idle in transaction", "end it")
+	j.want(j.oldTransactions, OK, "none", "")
+}
+
+func TestClock(t *testing.T) {
+	here := time.Now()
+	for skew, want := range map[time.Duration]Verdict{0: OK, 900 * time.Millisecond: OK, -900 * time.Millisecond: OK, 1300 * time.Millisecond: Warn, -time.Hour: Warn} {
+		c, err := judgeClock(here.Add(skew), here, 20*time.Millisecond)
+		if err != nil || c.Verdict != want {
+			t.Errorf("a clock that is %s ahead: %+v, %v, want %s", skew, c, err, want)
+		}
+	}
 }

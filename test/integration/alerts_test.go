@@ -156,6 +156,9 @@ func (a *alarm) grown(kafka *testenv.KafkaServer) {
 	a.caughtUp(time.Minute)
 	a.events(1000)
 	a.fires("a partition is added to a topic", "WalpostPartitionsAdded")
+	if bad, _ := a.doctor(); !strings.Contains(fmt.Sprintf("%+v", bad), "partitions were added to topics") {
+		a.t.Errorf("doctor says nothing of it: %+v", bad)
+	}
 }
 
 // unsaved locks the table of the positions for a while.

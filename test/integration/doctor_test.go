@@ -67,6 +67,8 @@ func faults(role string) []fault {
 		{name: "no topic", check: "topics", verdict: "warn", text: "there is none", args: []string{"--outbox.topic", "none.${routedByValue}"}},
 		{name: "too few replicas", check: "topic settings", verdict: "fail", text: "nothing can be written", topic: map[string]*string{"min.insync.replicas": new("2")}},
 		{name: "compacted", check: "topic settings", verdict: "warn", text: "compacted", topic: map[string]*string{"cleanup.policy": new("compact")}},
+		{name: "batches too large", check: "topic settings", verdict: "fail", text: "larger ones would be refused", args: []string{"--kafka.max_message_bytes", "2MiB"}, topic: map[string]*string{"max.message.bytes": new("1048588")}},
+		{name: "more replicas than brokers", check: "broker limits", verdict: "fail", text: "no topic can be created", args: []string{"--kafka.create_topics", "--kafka.replication_factor", "3"}},
 		{name: "no spill folder", check: "spill folder", verdict: "fail", text: "no such file", args: []string{"--delivery.spill_dir", "/proc/self/task"}},
 	}
 }
