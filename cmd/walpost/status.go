@@ -208,6 +208,9 @@ func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
 		line("instance", "%s", instanceState(i))
 		line("lag", "%s, %s of WAL not confirmed", instanceLag(i), size(r.Lag))
 		line("events", "%s published since the start, %s not acknowledged or behind one that is not", humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed)))
+		if n := i.Snapshot; n != nil {
+			line("snapshot", "%d of %d chunks handed over, %s rows since the start", n.Chunks, n.Of, humanize.Comma(n.Rows))
+		}
 		if i.OpenDeadLetters > 0 {
 			line("dead letters", "%d, and %d events of %d keys wait behind them: see walpost dlq list", i.OpenDeadLetters, i.ParkedEvents, i.ParkedKeys)
 		}

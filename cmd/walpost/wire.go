@@ -185,6 +185,9 @@ func (s *service) report(ctx context.Context) (admin.Report, error) {
 	for component, state := range s.circuits() {
 		r.Circuits[component] = state.String()
 	}
+	if p := s.snapshot.Progress(); p != nil {
+		r.Snapshot = &admin.Snapshot{Chunks: p.Chunks, Of: p.Of, Rows: p.Rows}
+	}
 	word, err := s.ready(ctx)
 	r.Ready, r.Reason = err == nil, word
 	if err != nil {

@@ -50,12 +50,21 @@ type Report struct {
 	Held            bool `json:"held"`              // nothing is taken, since too much is dead or parked
 	LettersHere     bool `json:"dead_letters_here"` // /dead-letters shows and settles them
 
+	Snapshot *Snapshot `json:"snapshot,omitempty"` // nil if the process has begun none
+
 	// PartitionsAdded is how many partitions topics were given since the start.
 	PartitionsAdded float64 `json:"topic_partitions_added_total"`
 
 	Circuits map[string]string `json:"circuit_state"` // by component: closed, half-open or open
 
 	Recent []Line `json:"recent"` // warnings and errors of the log, the newest first
+}
+
+// Snapshot is how far the snapshot before the stream is.
+type Snapshot struct {
+	Chunks int   `json:"chunks"` // handed over
+	Of     int   `json:"of"`
+	Rows   int64 `json:"rows"` // handed over by this process
 }
 
 // Bucket is how many events took as long or less.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/dustin/go-humanize"
+
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/test/harness"
@@ -77,6 +79,9 @@ func TestSnapshot(t *testing.T) {
 				t.Fatal(err)
 			}
 			s.caughtUp(5 * time.Minute)
+			if text := s.walpost("status"); !strings.Contains(text, "chunks handed over, ") || !strings.Contains(text, humanize.Comma(n)+" rows since the start") {
+				t.Errorf("status does not tell of the snapshot:\n%s", text)
+			}
 			s.stop(p)
 			r := s.compareSnapshot(guarantee)
 			if r.Duplicated > 0 {
