@@ -1,9 +1,12 @@
 package main
 
 import (
+	"context"
 	"log/slog"
+	"strings"
 
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/sink/schema"
 )
@@ -27,4 +30,28 @@ func withSchemas(cfg config.Config, inner cdc.Sink, log *slog.Logger) (cdc.Sink,
 		return inner, err
 	}
 	return s, nil
+}
+
+// examineSchemas asks the registry, if there is one.
+func examineSchemas(ctx context.Context, cfg config.Config) []inspect.Check {
+	s, err := newSchemas(cfg, nil, slog.New(slog.DiscardHandler))
+	if s == nil && err == nil {
+		return nil
+	}
+	const name = "schema registry"
+	topic := cfg.Outbox.Topic
+	if strings.Contains(topic, "$") {
+		topic = "" // rows say which
+	}
+	missing := false
+	if err == nil {
+		missing, err = s.Check(ctx, topic)
+	}
+	switch {
+	case missing:
+		return []inspect.Check{{Name: name, Verdict: inspect.Warn, Text: "it has no schema for topic " + topic + ", and walpost holds its events until it has", Mend: "register a JSON or Avro schema for the subject " + topic + "-value"}}
+	case err != nil:
+		return []inspect.Check{failedCheck(name, err, "check kafka.schema_registry.url, username and password, and the registry itself")}
+	}
+	return []inspect.Check{{Name: name, Verdict: inspect.OK, Text: "answers"}}
 }

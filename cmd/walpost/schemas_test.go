@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/sr/srfake"
 
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/checkpoint/checkpointtest"
 )
@@ -135,5 +138,39 @@ func TestSchemas(t *testing.T) {
 	var v any
 	if _, err := avro.MustParse(avroSchema).Decode(rest, &v); err != nil || fmt.Sprint(v) != "map[id:7 note:x]" {
 		t.Errorf("got %v, %v", v, err)
+	}
+}
+
+// What doctor says of the registry.
+func TestExamineSchemas(t *testing.T) {
+	registry := srfake.New(srfake.WithAuth("Basic " + base64.StdEncoding.EncodeToString([]byte("u:p"))))
+	defer registry.Close()
+	if _, _, err := registry.RegisterSchema("bills-value", sr.Schema{Type: sr.TypeAvro, Schema: avroSchema}); err != nil {
+		t.Fatal(err)
+	}
+	const closed = "http://127.0.0.1:1"
+	for _, c := range []struct {
+		url, password, topic string
+		verdict              inspect.Verdict // empty for no check
+		mend                 string
+	}{
+		{"", "", "bills", "", ""},
+		{registry.URL(), "p", "bills", inspect.OK, ""},
+		{registry.URL(), "p", "outbox.event.${routedByValue}", inspect.OK, ""},
+		{registry.URL(), "p", "orders", inspect.Warn, "subject orders-value"},
+		{registry.URL(), "wrong", "bills", inspect.Fail, "password"},
+		{registry.URL(), "wrong", "outbox.event.${routedByValue}", inspect.Fail, "password"},
+		{closed, "p", "bills", inspect.Fail, "the registry itself"},
+	} {
+		var cfg config.Config
+		cfg.Outbox.Topic = c.topic
+		cfg.Kafka.SchemaRegistry.URL, cfg.Kafka.SchemaRegistry.Username, cfg.Kafka.SchemaRegistry.Password = c.url, "u", config.Secret(c.password)
+		var got inspect.Check
+		for _, check := range examineSchemas(t.Context(), cfg) {
+			got = check
+		}
+		if got.Verdict != c.verdict || !strings.Contains(got.Mend, c.mend) || (got.Mend == "") != (c.mend == "") {
+			t.Errorf("%s for %s: %+v, want %s", c.url, c.topic, got, c.verdict)
+		}
 	}
 }

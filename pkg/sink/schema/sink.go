@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -114,6 +115,25 @@ func (s *Sink) Healthy() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.down
+}
+
+// Check asks the registry, once, for the schema of a topic, or with an empty name only whether
+// it answers. missing says that it has no schema for the topic, which comes with an error too.
+// Safe to call from any goroutine.
+func (s *Sink) Check(ctx context.Context, topic string) (missing bool, err error) {
+	if topic != "" {
+		_, err = s.fetch(ctx, subject(topic))
+	} else {
+		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+		defer cancel()
+		_, err = s.client.SupportedTypes(ctx)
+	}
+	var answer *sr.ResponseError
+	missing = errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound
+	if missing && topic == "" {
+		return false, nil // a registry that has no such page has answered
+	}
+	return missing, err
 }
 
 func (s *Sink) setDown(err error) {
