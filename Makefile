@@ -5,6 +5,7 @@ SHELL := bash
 
 GOLANGCI_LINT := github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 GOVULNCHECK   := golang.org/x/vuln/cmd/govulncheck@v1.3.0
+CYCLONEDX     := github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 GORELEASER    := github.com/goreleaser/goreleaser/v2@v2.14.0
 HELM          := helm.sh/helm/v3/cmd/helm@v3.22.0
 BENCHSTAT     := golang.org/x/perf/cmd/benchstat@v0.0.0-20260908200009-22c9c6c9d4da
@@ -84,9 +85,9 @@ chart: $(TOOLS)/helm ## Check the manifests and the Helm chart, with and without
 	$(TOOLS)/helm template walpost deploy/helm/walpost --set shards=3,serviceMonitor.enabled=true,prometheusRule.enabled=true | $(TOOLS)/manifests
 
 .PHONY: release
-release: $(TOOLS)/goreleaser ## Check the release's configuration, and make all of its binaries, archives and packages, publishing nothing
+release: $(TOOLS)/goreleaser $(TOOLS)/cyclonedx-gomod ## Check the release's configuration, and make all of its binaries, archives, packages and SBOMs, publishing nothing
 	$(TOOLS)/goreleaser check
-	$(TOOLS)/goreleaser release --snapshot --clean --skip=sbom,docker
+	PATH=$(TOOLS):$$PATH $(TOOLS)/goreleaser release --snapshot --clean --skip=docker
 
 .PHONY: proof
 proof: ## The heavy promises with a million events in each shape, on real servers; prints its figures
@@ -148,3 +149,6 @@ $(TOOLS)/benchstat:
 
 $(TOOLS)/goreleaser:
 	GOBIN=$(TOOLS) go install $(GORELEASER)
+
+$(TOOLS)/cyclonedx-gomod:
+	GOBIN=$(TOOLS) go install $(CYCLONEDX)
