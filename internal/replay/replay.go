@@ -96,29 +96,58 @@ type point struct {
 var layouts = []string{time.RFC3339Nano, "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "2006-01-02T15:04:05", "2006-01-02 15:04", "2006-01-02"}
 
 func parsePoint(s string, kept []bookmark.Bookmark) (point, error) {
-	if strings.Contains(s, "/") {
-		lsn, err := cdc.ParseLSN(s)
-		return point{lsn: lsn}, err
-	}
-	if ago, ok := strings.CutPrefix(s, "-"); ok {
-		d, err := time.ParseDuration(ago)
-		if err != nil {
-			return point{}, fmt.Errorf("%q is no time ago: want something like -90m or -36h", s)
-		}
-		return point{time: time.Now().Add(-d)}, nil
-	}
-	for _, layout := range layouts {
-		if t, err := time.Parse(layout, s); err == nil {
-			return point{time: t}, nil
-		}
+	pt, ok, err := parseMoment(s)
+	if ok || err != nil {
+		return pt, err
 	}
 	for i := range kept {
 		if kept[i].Name == s {
 			return point{bookmark: &kept[i]}, nil
 		}
 	}
-	return point{}, cdc.Refuse("give an LSN as in 16/B374D848, a time as in 2026-01-31T14:00:00Z (UTC if it has no zone), a time ago as in -90m, or a bookmark of walpost bookmark list",
+	return point{}, noPoint(s)
+}
+
+// parseMoment parses an LSN or a time; ok is false for what can only be a bookmark.
+func parseMoment(s string) (pt point, ok bool, err error) {
+	if strings.Contains(s, "/") {
+		lsn, err := cdc.ParseLSN(s)
+		return point{lsn: lsn}, true, err
+	}
+	if ago, ok := strings.CutPrefix(s, "-"); ok {
+		d, err := time.ParseDuration(ago)
+		if err != nil {
+			return point{}, false, fmt.Errorf("%q is no time ago: want something like -90m or -36h", s)
+		}
+		return point{time: time.Now().Add(-d)}, true, nil
+	}
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			return point{time: t}, true, nil
+		}
+	}
+	return point{}, false, nil
+}
+
+func noPoint(s string) error {
+	return cdc.Refuse("give an LSN as in 16/B374D848, a time as in 2026-01-31T14:00:00Z (UTC if it has no zone), a time ago as in -90m, or a bookmark of walpost bookmark list",
 		"%q is no LSN, no time and no bookmark", s)
+}
+
+// CheckPoint judges a point as [Resolve] takes it, as far as that can be done without knowing
+// the bookmarks. The error names the flag. An empty point is none.
+func CheckPoint(flag, s string) error {
+	if s == "" {
+		return nil
+	}
+	_, ok, err := parseMoment(s)
+	if err == nil && !ok && !bookmark.IsName(s) {
+		err = noPoint(s)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return nil
 }
 
 // toMargin is how far behind a moment the log is read for it: a transaction's time is taken a
