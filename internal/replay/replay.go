@@ -14,12 +14,15 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
+
+const insufficientPrivilege = "42501" // https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 // Header is the name of the header that a replayed record has, with the replay's id.
 const Header = "walpost-replay"
@@ -249,7 +252,11 @@ func gone(from string, kept []bookmark.Bookmark) error {
 		"nothing keeps the WAL from %s on: there is no bookmark", from)
 }
 
-// Save notes the plan, so that it can be resumed.
+// keepFinished is for how long it is known of a finished replay that it was.
+const keepFinished = 30 * 24 * time.Hour
+
+// Save notes the plan, so that it can be resumed, and forgets replays that were finished 30 days
+// ago, where the role may.
 func (p Plan) Save(ctx context.Context, conn *pgx.Conn) error {
 	opts, err := json.Marshal(p.Options)
 	if err != nil {
@@ -258,6 +265,23 @@ func (p Plan) Save(ctx context.Context, conn *pgx.Conn) error {
 	const insert = `INSERT INTO walpost.replay (id, slot, bookmark, from_lsn, to_lsn, options) VALUES ($1, $2, $3, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::jsonb)`
 	if _, err := conn.Exec(ctx, insert, p.ID, p.Slot, p.Bookmark, p.From.String(), p.To.String(), string(opts)); err != nil {
 		return cdc.Refuse("run walpost init, which makes what is missing", "note replay %s in walpost.replay: %w", p.ID, err)
+	}
+	return forgetFinished(ctx, conn)
+}
+
+// forgetFinished removes old finished replays and how far they were, a thousand at most. A role
+// that may not, as walpost init --role made it once, leaves them.
+func forgetFinished(ctx context.Context, conn *pgx.Conn) error {
+	const forget = `WITH old AS (DELETE FROM walpost.replay WHERE id IN (
+			SELECT id FROM walpost.replay WHERE finished_at < clock_timestamp() - make_interval(secs => $1) LIMIT 1000) RETURNING id)
+		DELETE FROM walpost.checkpoint WHERE slot IN (SELECT 'replay/' || id FROM old)`
+	var pgErr *pgconn.PgError
+	_, err := conn.Exec(ctx, forget, keepFinished.Seconds())
+	if errors.As(err, &pgErr) && pgErr.Code == insufficientPrivilege {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("forget finished replays: %w", err)
 	}
 	return nil
 }
