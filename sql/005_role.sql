@@ -46,10 +46,10 @@ BEGIN
     RETURN;
   END IF;
   EXECUTE format('GRANT USAGE ON SCHEMA walpost TO %I', role);
-  EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.checkpoint TO %I', role);
+  EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON walpost.checkpoint TO %I', role);
   IF to_regclass('walpost.checkpoint_log') IS NOT NULL THEN
     EXECUTE format('GRANT SELECT, INSERT, DELETE ON walpost.checkpoint_log TO %I', role);
-    EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.replay TO %I', role);
+    EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON walpost.replay TO %I', role);
   END IF;
   IF to_regclass('walpost.snapshot') IS NOT NULL THEN
     EXECUTE format('GRANT SELECT, INSERT, UPDATE ON walpost.snapshot TO %I', role);

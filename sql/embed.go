@@ -98,7 +98,11 @@ const partitionSuffix = len("_p20261127")
 
 var slotName = regexp.MustCompile(`^[a-z0-9_]*$`)
 
-func (n Names) validate() error {
+func (n Names) validate() error { return errors.Join(n.Problems()...) }
+
+// Problems returns what Postgres would not take as it is, each by itself, and nil for what it
+// would.
+func (n Names) Problems() []error {
 	errs := []error{
 		checkName("publication", n.Publication),
 		checkName("role", n.Role),
@@ -116,7 +120,7 @@ func (n Names) validate() error {
 	if n.Partitioned != "" && n.Partitioned != "day" && n.Partitioned != "week" {
 		errs = append(errs, fmt.Errorf("partitioned %q: want day or week", n.Partitioned))
 	}
-	return errors.Join(errs...)
+	return errs
 }
 
 func checkTable(table pgx.Identifier) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"text/tabwriter"
@@ -33,13 +34,19 @@ beyond it is lost. A purge keeps the rows behind it until it is dropped.`,
 	return cmd
 }
 
-// onServer makes a command that loads the configuration and connects.
-func (c *cli) onServer(cmd *cobra.Command, do func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error) *cobra.Command {
+// onServer makes a command that loads the configuration, has it and the arguments judged, and
+// only then connects. What judge finds wrong is a usage error; nil judges nothing.
+func (c *cli) onServer(cmd *cobra.Command, judge func(cfg config.Config, args []string) error, do func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error) *cobra.Command {
 	config.AddFlags(cmd.Flags())
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {
 			return err
+		}
+		if judge != nil {
+			if err := judge(cfg, args); err != nil {
+				return &usageError{err}
+			}
 		}
 		conn, err := connect(cmd.Context(), cfg.Postgres.ConnString())
 		if err != nil {
@@ -59,6 +66,12 @@ func oneName(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
+// judgeBookmark judges the name of a bookmark.
+func judgeBookmark(cfg config.Config, args []string) error {
+	_, err := bookmark.SlotName(cfg.Postgres.Slot, args[0])
+	return err
+}
+
 func (c *cli) bookmarkCreate() *cobra.Command {
 	var at string
 	cmd := &cobra.Command{
@@ -71,16 +84,17 @@ replay.max_bytes at once is refused.`,
 		Args:    oneName,
 	}
 	cmd.Flags().StringVar(&at, "at", "checkpoint", "where it stands: checkpoint or now")
-	cmd.PreRunE = func(_ *cobra.Command, args []string) error {
+	judge := func(cfg config.Config, args []string) error {
+		errs := []error{judgeBookmark(cfg, args)}
 		if at != "checkpoint" && at != "now" {
-			return &usageError{fmt.Errorf("--at %q: want checkpoint or now", at)}
+			errs = append(errs, fmt.Errorf("--at %q: want checkpoint or now", at))
 		}
 		if args[0] == bookmark.Window {
-			return &usageError{fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.Window)}
+			errs = append(errs, fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.Window))
 		}
-		return nil
+		return errors.Join(errs...)
 	}
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
+	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
 		b, err := bookmark.Create(ctx, conn, cfg.Postgres.Slot, args[0], at == "now", bookmark.Limits{MaxBytes: int64(cfg.Replay.MaxBytes)})
 		if err != nil {
 			return err
@@ -98,7 +112,7 @@ func (c *cli) bookmarkList() *cobra.Command {
 		Short: "Show the bookmarks, what they keep and since when",
 		Args:  noArgs,
 	}
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
+	return c.onServer(cmd, nil, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		all, err := bookmark.List(ctx, conn, cfg.Postgres.Slot)
 		if err != nil {
 			return err
@@ -128,8 +142,17 @@ func (c *cli) bookmarkAdvance() *cobra.Command {
 		Args:  oneName,
 	}
 	cmd.Flags().StringVar(&to, "to", "checkpoint", "an LSN, checkpoint, or now")
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
-		lsn, err := bookmarkTarget(ctx, conn, cfg.Postgres.Slot, to)
+	var given cdc.LSN // unless --to is a word
+	judge := func(cfg config.Config, args []string) (err error) {
+		if to != "checkpoint" && to != "now" {
+			if given, err = cdc.ParseLSN(to); err != nil {
+				err = fmt.Errorf("--to: %w, or checkpoint, or now", err)
+			}
+		}
+		return errors.Join(judgeBookmark(cfg, args), err)
+	}
+	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
+		lsn, err := bookmarkTarget(ctx, conn, cfg.Postgres.Slot, to, given)
 		if err != nil {
 			return err
 		}
@@ -144,8 +167,8 @@ func (c *cli) bookmarkAdvance() *cobra.Command {
 	})
 }
 
-// bookmarkTarget is the position that --to names.
-func bookmarkTarget(ctx context.Context, conn *pgx.Conn, slot, to string) (cdc.LSN, error) {
+// bookmarkTarget is the position that --to names: the given one, unless it is a word.
+func bookmarkTarget(ctx context.Context, conn *pgx.Conn, slot, to string, given cdc.LSN) (cdc.LSN, error) {
 	state, err := pgsource.ReadSlot(ctx, conn, slot)
 	switch {
 	case err != nil:
@@ -159,14 +182,10 @@ func bookmarkTarget(ctx context.Context, conn *pgx.Conn, slot, to string) (cdc.L
 	case "now":
 		return state.End, nil
 	}
-	lsn, err := cdc.ParseLSN(to)
-	if err != nil {
-		return 0, &usageError{fmt.Errorf("--to: %w, or checkpoint, or now", err)}
+	if given > state.End {
+		return 0, cdc.Refuse("give one up to there", "--to %s is beyond the end of WAL, %s", given, state.End)
 	}
-	if lsn > state.End {
-		return 0, cdc.Refuse("give one up to there", "--to %s is beyond the end of WAL, %s", lsn, state.End)
-	}
-	return lsn, nil
+	return given, nil
 }
 
 func (c *cli) bookmarkDrop() *cobra.Command {
@@ -175,7 +194,7 @@ func (c *cli) bookmarkDrop() *cobra.Command {
 		Short: "Drop a bookmark, and let the server forget what it kept",
 		Args:  oneName,
 	}
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
+	return c.onServer(cmd, judgeBookmark, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
 		if err := bookmark.Drop(ctx, conn, cfg.Postgres.Slot, args[0]); err != nil {
 			return err
 		}

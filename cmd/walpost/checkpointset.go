@@ -38,11 +38,12 @@ back (see walpost replay), and one beyond the end of WAL.`,
 		},
 	}
 	cmd.Flags().BoolVar(&force, "force", false, "also skip events, or go back where the server has lost WAL")
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, args []string) error {
-		lsn, err := cdc.ParseLSN(args[0])
-		if err != nil {
-			return &usageError{err}
-		}
+	var lsn cdc.LSN
+	judge := func(cfg config.Config, args []string) (err error) {
+		lsn, err = cdc.ParseLSN(args[0])
+		return errors.Join(err, takesPosition(cfg.Checkpoint.Store))
+	}
+	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		pos, err := setCheckpoint(ctx, cfg, conn, lsn, force)
 		if err != nil {
 			return err
@@ -54,10 +55,18 @@ back (see walpost replay), and one beyond the end of WAL.`,
 	})
 }
 
+// takesPosition refuses stores whose position nobody may set by hand.
+func takesPosition(store config.Store) error {
+	if store == config.StoreKafka || store == config.StoreSlot {
+		return cdc.Refuse("with exactly-once the position is in a Kafka transaction with the events: take another slot; with checkpoint.store slot the slot's own position is all there is",
+			"checkpoint.store %s takes no position by hand", store)
+	}
+	return nil
+}
+
 func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn cdc.LSN, force bool) (pos cdc.Position, err error) {
-	if cfg.Checkpoint.Store == config.StoreKafka || cfg.Checkpoint.Store == config.StoreSlot {
-		return pos, cdc.Refuse("with exactly-once the position is in a Kafka transaction with the events: take another slot; with checkpoint.store slot the slot's own position is all there is",
-			"checkpoint.store %s takes no position by hand", cfg.Checkpoint.Store)
+	if err := takesPosition(cfg.Checkpoint.Store); err != nil {
+		return pos, err
 	}
 	name := cfg.Postgres.Slot
 	slot, err := pgsource.ReadSlot(ctx, conn, name)

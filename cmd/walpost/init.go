@@ -102,6 +102,9 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkNames(each); err != nil {
+		return nil, err
+	}
 	var (
 		steps []sqlfiles.Step
 		errs  []error
@@ -135,6 +138,21 @@ func initSteps(cfg config.Config, opts initOptions) ([]sqlfiles.Step, error) {
 		add(names, sqlfiles.Slot)
 	}
 	return steps, errors.Join(errs...)
+}
+
+// checkNames tells each problem once, though it is every shard's.
+func checkNames(each []sqlfiles.Names) error {
+	var errs []error
+	told := map[string]bool{}
+	for _, names := range each {
+		for _, err := range names.Problems() {
+			if err != nil && !told[err.Error()] {
+				told[err.Error()] = true
+				errs = append(errs, err)
+			}
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func wantShards(got int) error { return fmt.Errorf("--shards %d: want 1 to %d", got, config.MaxShards) }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -36,18 +37,14 @@ is partitioned.`,
 	}
 	cmd.Flags().StringVar(&older, "older-than", "", "age, as in 36h or 7d; 0 for all that is published by now (default purge.older_than)")
 	cmd.Flags().BoolVar(&dry, "dry-run", false, "count, and delete nothing")
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
+	var age time.Duration
+	judge := func(cfg config.Config, _ []string) (err error) {
+		age, err = purgeAge(cfg, older)
+		return err
+	}
+	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		p := purgeConfig(cfg)
-		p.Dry = dry
-		if older != "" {
-			d, err := config.ParseSpan(older)
-			if err != nil {
-				return &usageError{fmt.Errorf("--older-than: %w", err)}
-			}
-			p.OlderThan = d
-		} else if p.OlderThan == 0 {
-			return &usageError{fmt.Errorf("give --older-than, or set purge.older_than")}
-		}
+		p.Dry, p.OlderThan = dry, age
 		r, err := purge.Run(ctx, conn, p)
 		if err != nil {
 			if r.Deleted > 0 {
@@ -57,6 +54,21 @@ is partitioned.`,
 		}
 		return c.print(r, func(w io.Writer) error { return printPurge(w, r) })
 	})
+}
+
+// purgeAge is how old rows must be: what --older-than says, or the configuration.
+func purgeAge(cfg config.Config, older string) (time.Duration, error) {
+	if older == "" && cfg.Purge.OlderThan == 0 {
+		return 0, errors.New("give --older-than, or set purge.older_than")
+	}
+	if older == "" {
+		return cfg.Purge.OlderThan, nil
+	}
+	d, err := config.ParseSpan(older)
+	if err != nil {
+		return 0, fmt.Errorf("--older-than: %w", err)
+	}
+	return d, nil
 }
 
 func purgeConfig(cfg config.Config) purge.Config {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,7 +23,7 @@ import (
 type replayOptions struct {
 	from, to, resume, timestamp, source, orderBy string
 	dry                                          bool
-	rateGiven, timestampGiven                    bool // on the command line
+	given                                        func(flag string) bool // on the command line; nil for one of run's own
 	replay.Options
 }
 
@@ -64,14 +67,9 @@ stopped.`,
 	f.StringVar(&opts.orderBy, "order-by", "created_at", "column of the table that tells when a row was written")
 	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
 	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")
-	cmd.PreRunE = func(*cobra.Command, []string) error {
-		opts.rateGiven, opts.timestampGiven = f.Changed("rate"), f.Changed("timestamp")
-		if err := opts.check(); err != nil {
-			return &usageError{err}
-		}
-		return nil
-	}
-	return c.onServer(cmd, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
+	opts.given = f.Changed
+	judge := func(config.Config, []string) error { return opts.check() }
+	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		opts.Now = opts.timestamp == "now"
 		if opts.source == "table" {
 			return c.replayTable(ctx, cfg, conn, opts)
@@ -80,22 +78,46 @@ stopped.`,
 	})
 }
 
+// check returns all that is wrong with the flags as far as they themselves tell.
 func (o *replayOptions) check() error {
-	switch {
-	case o.source != "wal" && o.source != "table":
-		return fmt.Errorf("--source %q: want wal or table", o.source)
-	case o.source == "table" && o.resume != "":
-		return fmt.Errorf("a replay from the table cannot be resumed")
-	case o.source == "wal" && (o.from == "") == (o.resume == ""):
-		return fmt.Errorf("give --from, or --resume")
-	case o.resume != "" && (o.to != "" || o.Key != "" || o.Type != "" || o.Topic != "" || o.Into != "" || o.dry):
-		return fmt.Errorf("--resume goes on with what the replay was begun with: leave the rest out")
-	case o.timestamp != "commit" && o.timestamp != "now":
-		return fmt.Errorf("--timestamp %q: want commit or now", o.timestamp)
-	case o.Rate < 0:
-		return fmt.Errorf("--rate %g: want 0 or more", o.Rate)
+	var errs []error
+	wrong := func(is bool, format string, args ...any) {
+		if is {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
 	}
-	return nil
+	table, wal := o.source == "table", o.source == "wal"
+	wrong(!table && !wal, "--source %q: want wal or table", o.source)
+	wrong(table && o.resume != "", "--resume does not go with --source table: a replay from the table cannot be resumed")
+	wrong(!table && o.given("order-by"), "--order-by goes with --source table only: WAL is in the order of commits")
+	wrong(wal && o.from == "" && o.resume == "", "give --from, or --resume")
+	if begun := o.begunWith(); o.resume != "" && len(begun) > 0 {
+		wrong(true, "--resume goes on with what the replay was begun with: leave out %s", strings.Join(begun, ", "))
+	} else {
+		errs = append(errs, o.checkPoints())
+	}
+	wrong(o.timestamp != "commit" && o.timestamp != "now", "--timestamp %q: want commit or now", o.timestamp)
+	wrong(o.Rate < 0 || math.IsNaN(o.Rate), "--rate %g: want 0 or more", o.Rate)
+	return errors.Join(errs...)
+}
+
+// begunWith are the flags given that a replay keeps from where it was begun.
+func (o *replayOptions) begunWith() (flags []string) {
+	for _, name := range []string{"from", "to", "key", "type", "topic", "into", "dry-run"} {
+		if o.given(name) {
+			flags = append(flags, "--"+name)
+		}
+	}
+	return flags
+}
+
+// checkPoints judges --from and --to, of which the server knows the bookmarks only.
+func (o *replayOptions) checkPoints() error {
+	if o.source == "table" {
+		_, err := replay.ResolveTable("", o.from, o.to, o.Options)
+		return err
+	}
+	return errors.Join(replay.CheckPoint("--from", o.from), replay.CheckPoint("--to", o.to))
 }
 
 // replayResult is what walpost replay prints.
@@ -120,10 +142,10 @@ func (o *replayOptions) plan(ctx context.Context, conn *pgx.Conn, slot string) (
 	if plan.Slot != slot {
 		return plan, cdc.Refuse("give the configuration that it was begun with, and its --postgres.shard", "replay %s is of slot %q, and postgres.slot is %q", plan.ID, plan.Slot, slot)
 	}
-	if o.timestampGiven && o.Now != plan.Now {
+	if o.given("timestamp") && o.Now != plan.Now {
 		return plan, cdc.Refuse("leave --timestamp out to go on as before, or begin another replay with --from", "replay %s was begun with another --timestamp than %s", plan.ID, o.timestamp)
 	}
-	if o.rateGiven {
+	if o.given("rate") {
 		plan.Rate = o.Rate
 	}
 	return plan, nil

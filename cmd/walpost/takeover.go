@@ -20,6 +20,14 @@ import (
 // publisher has stopped, and saves that.
 func (c *cli) takeOver(ctx context.Context, cfg config.Config, opts initOptions) (err error) {
 	cfg.Postgres.Slot, opts.noTable = opts.takeOver, true
+	if takesPosition(cfg.Checkpoint.Store) != nil {
+		return &usageError{cdc.Refuse("take it over with checkpoint.store postgres; a run with delivery.guarantee exactly-once goes on from there",
+			"checkpoint.store %s takes no position by hand", cfg.Checkpoint.Store)}
+	}
+	steps, err := initSteps(cfg, opts)
+	if err != nil {
+		return &usageError{err}
+	}
 	conn, err := pgx.Connect(ctx, cfg.Postgres.ConnString())
 	if err != nil {
 		return err
@@ -34,14 +42,6 @@ func (c *cli) takeOver(ctx context.Context, cfg config.Config, opts initOptions)
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	if cfg.Checkpoint.Store == config.StoreKafka || cfg.Checkpoint.Store == config.StoreSlot {
-		return cdc.Refuse("take it over with checkpoint.store postgres; a run with delivery.guarantee exactly-once goes on from there",
-			"checkpoint.store %s takes no position by hand", cfg.Checkpoint.Store)
-	}
-	steps, err := initSteps(cfg, opts)
-	if err != nil {
-		return &usageError{err}
-	}
 	results, err := applyInit(ctx, cfg, steps)
 	if err != nil {
 		return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -18,18 +19,16 @@ import (
 // watchInterval is the time between two looks, each of which takes a second.
 const watchInterval = time.Second
 
-// watchStatus shows the status until ctx is done. What fails is shown too, and tried again.
+// watchStatus shows the status until ctx is done. What fails is shown too, beside documents on
+// stderr, and tried again.
 func (c *cli) watchStatus(ctx context.Context, cfg config.Config, instances []string) error {
 	for {
-		var screen bytes.Buffer
-		shown := cli{stdout: &screen, output: c.output}
-		if s, err := lookAtStatus(ctx, cfg, instances); err != nil {
-			_, _ = fmt.Fprintf(&screen, "walpost: %s\n", cdc.OneLine(err))
-		} else if err := shown.print(s, s.print); err != nil {
+		screen, err := c.screen(lookAtStatus(ctx, cfg, instances))
+		if err != nil {
 			return err
 		}
 		if ctx.Err() == nil {
-			if err := c.refresh(screen.String()); err != nil {
+			if err := c.refresh(screen); err != nil {
 				return err
 			}
 		}
@@ -39,6 +38,23 @@ func (c *cli) watchStatus(ctx context.Context, cfg config.Config, instances []st
 		case <-time.After(watchInterval):
 		}
 	}
+}
+
+// screen is the status, or why there is none; a document or nothing with --output json.
+func (c *cli) screen(s statusReport, failed error) (string, error) {
+	switch {
+	case failed != nil && c.output == "json":
+		if !errors.Is(failed, context.Canceled) {
+			c.complain(cdc.OneLine(failed), "")
+		}
+		return "", nil
+	case failed != nil:
+		return fmt.Sprintf("walpost: %s\n", cdc.OneLine(failed)), nil
+	}
+	var text bytes.Buffer
+	shown := cli{stdout: &text, output: c.output}
+	err := shown.print(s, s.print)
+	return text.String(), err
 }
 
 // refresh writes a screen over the one before, without a flicker. What is no terminal gets one

@@ -37,9 +37,12 @@ const infix = "_bm_"
 
 var names = regexp.MustCompile(`^[a-z0-9_]{1,32}$`)
 
+// IsName reports whether a bookmark can have the name.
+func IsName(s string) bool { return names.MatchString(s) }
+
 // SlotName returns the slot of a bookmark of a live slot.
 func SlotName(live, name string) (string, error) {
-	if !names.MatchString(name) {
+	if !IsName(name) {
 		return "", fmt.Errorf("bookmark %q: want 1 to 32 lower-case letters, digits and underscores", name)
 	}
 	slot := live + infix + name

@@ -14,12 +14,15 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
+
+const insufficientPrivilege = "42501" // https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 // Header is the name of the header that a replayed record has, with the replay's id.
 const Header = "walpost-replay"
@@ -96,29 +99,58 @@ type point struct {
 var layouts = []string{time.RFC3339Nano, "2006-01-02 15:04:05Z07:00", "2006-01-02 15:04:05", "2006-01-02T15:04:05", "2006-01-02 15:04", "2006-01-02"}
 
 func parsePoint(s string, kept []bookmark.Bookmark) (point, error) {
-	if strings.Contains(s, "/") {
-		lsn, err := cdc.ParseLSN(s)
-		return point{lsn: lsn}, err
-	}
-	if ago, ok := strings.CutPrefix(s, "-"); ok {
-		d, err := time.ParseDuration(ago)
-		if err != nil {
-			return point{}, fmt.Errorf("%q is no time ago: want something like -90m or -36h", s)
-		}
-		return point{time: time.Now().Add(-d)}, nil
-	}
-	for _, layout := range layouts {
-		if t, err := time.Parse(layout, s); err == nil {
-			return point{time: t}, nil
-		}
+	pt, ok, err := parseMoment(s)
+	if ok || err != nil {
+		return pt, err
 	}
 	for i := range kept {
 		if kept[i].Name == s {
 			return point{bookmark: &kept[i]}, nil
 		}
 	}
-	return point{}, cdc.Refuse("give an LSN as in 16/B374D848, a time as in 2026-01-31T14:00:00Z (UTC if it has no zone), a time ago as in -90m, or a bookmark of walpost bookmark list",
+	return point{}, noPoint(s)
+}
+
+// parseMoment parses an LSN or a time; ok is false for what can only be a bookmark.
+func parseMoment(s string) (pt point, ok bool, err error) {
+	if strings.Contains(s, "/") {
+		lsn, err := cdc.ParseLSN(s)
+		return point{lsn: lsn}, true, err
+	}
+	if ago, ok := strings.CutPrefix(s, "-"); ok {
+		d, err := time.ParseDuration(ago)
+		if err != nil {
+			return point{}, false, fmt.Errorf("%q is no time ago: want something like -90m or -36h", s)
+		}
+		return point{time: time.Now().Add(-d)}, true, nil
+	}
+	for _, layout := range layouts {
+		if t, err := time.Parse(layout, s); err == nil {
+			return point{time: t}, true, nil
+		}
+	}
+	return point{}, false, nil
+}
+
+func noPoint(s string) error {
+	return cdc.Refuse("give an LSN as in 16/B374D848, a time as in 2026-01-31T14:00:00Z (UTC if it has no zone), a time ago as in -90m, or a bookmark of walpost bookmark list",
 		"%q is no LSN, no time and no bookmark", s)
+}
+
+// CheckPoint judges a point as [Resolve] takes it, as far as that can be done without knowing
+// the bookmarks. The error names the flag. An empty point is none.
+func CheckPoint(flag, s string) error {
+	if s == "" {
+		return nil
+	}
+	_, ok, err := parseMoment(s)
+	if err == nil && !ok && !bookmark.IsName(s) {
+		err = noPoint(s)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", flag, err)
+	}
+	return nil
 }
 
 // toMargin is how far behind a moment the log is read for it: a transaction's time is taken a
@@ -220,7 +252,11 @@ func gone(from string, kept []bookmark.Bookmark) error {
 		"nothing keeps the WAL from %s on: there is no bookmark", from)
 }
 
-// Save notes the plan, so that it can be resumed.
+// keepFinished is for how long it is known of a finished replay that it was.
+const keepFinished = 30 * 24 * time.Hour
+
+// Save notes the plan, so that it can be resumed, and forgets replays that were finished 30 days
+// ago, where the role may.
 func (p Plan) Save(ctx context.Context, conn *pgx.Conn) error {
 	opts, err := json.Marshal(p.Options)
 	if err != nil {
@@ -229,6 +265,23 @@ func (p Plan) Save(ctx context.Context, conn *pgx.Conn) error {
 	const insert = `INSERT INTO walpost.replay (id, slot, bookmark, from_lsn, to_lsn, options) VALUES ($1, $2, $3, $4::text::pg_lsn, $5::text::pg_lsn, $6::text::jsonb)`
 	if _, err := conn.Exec(ctx, insert, p.ID, p.Slot, p.Bookmark, p.From.String(), p.To.String(), string(opts)); err != nil {
 		return cdc.Refuse("run walpost init, which makes what is missing", "note replay %s in walpost.replay: %w", p.ID, err)
+	}
+	return forgetFinished(ctx, conn)
+}
+
+// forgetFinished removes old finished replays and how far they were, a thousand at most. A role
+// that may not, as walpost init --role made it once, leaves them.
+func forgetFinished(ctx context.Context, conn *pgx.Conn) error {
+	const forget = `WITH old AS (DELETE FROM walpost.replay WHERE id IN (
+			SELECT id FROM walpost.replay WHERE finished_at < clock_timestamp() - make_interval(secs => $1) LIMIT 1000) RETURNING id)
+		DELETE FROM walpost.checkpoint WHERE slot IN (SELECT 'replay/' || id FROM old)`
+	var pgErr *pgconn.PgError
+	_, err := conn.Exec(ctx, forget, keepFinished.Seconds())
+	if errors.As(err, &pgErr) && pgErr.Code == insufficientPrivilege {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("forget finished replays: %w", err)
 	}
 	return nil
 }

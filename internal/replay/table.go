@@ -31,6 +31,7 @@ type Table struct {
 // empty one is no bound.
 func ResolveTable(live, from, to string, opts Options) (Plan, error) {
 	p := Plan{ID: newID(), Slot: live, Options: opts}
+	var errs []error
 	for _, c := range []struct {
 		flag, text string
 		at         *time.Time
@@ -40,11 +41,11 @@ func ResolveTable(live, from, to string, opts Options) (Plan, error) {
 		}
 		pt, err := parsePoint(c.text, nil)
 		if err != nil || pt.time.IsZero() {
-			return p, cdc.Refuse("give a time as in 2026-01-31T14:00:00Z, or a time ago as in -90m: rows have no position", "%s %q is no time", c.flag, c.text)
+			errs = append(errs, cdc.Refuse("give a time as in 2026-01-31T14:00:00Z, or a time ago as in -90m: rows have no position", "%s %q is no time", c.flag, c.text))
 		}
 		*c.at = pt.time
 	}
-	return p, nil
+	return p, errors.Join(errs...)
 }
 
 // Published returns a moment before which a slot has published all rows for certain.

@@ -44,7 +44,7 @@ func TestOwnedBeforeRun(t *testing.T) {
 func TestLostBeforeRun(t *testing.T) {
 	st, db, _ := openImpatient(t)
 	db.Exec(t, "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
-	time.Sleep(time.Second) // a look at the session comes three times in it
+	<-st.(interface{ Lost() <-chan struct{} }).Lost() // as the next look at the session finds
 	c := &collector{}
 	if err := st.Run(t.Context(), c); err == nil || !strings.Contains(err.Error(), "session that owns the slot") {
 		t.Errorf("Run() = %v, want the loss of the session that owns the slot", err)

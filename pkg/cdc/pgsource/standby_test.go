@@ -40,7 +40,7 @@ func openLater(t *testing.T, src *Source) *opening {
 // until waits for what the source says of the slot.
 func (o *opening) until(t *testing.T, what string, cond func(standby bool, healthy error) bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		standby, _ := o.src.Standby()
 		err := o.src.Healthy()
 		if cond(standby, err) {

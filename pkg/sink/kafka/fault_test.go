@@ -9,10 +9,12 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -293,10 +295,13 @@ func TestRefusals(t *testing.T) {
 }
 
 // TestReturnFromOutage shows that a broker that comes back is used at once,
-// also after many failed attempts.
-func TestReturnFromOutage(t *testing.T) {
-	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic))
-	g := newGate()
+// also after many failed attempts. Network and time are virtual.
+func TestReturnFromOutage(t *testing.T) { synctest.Test(t, testReturnFromOutage) }
+
+func testReturnFromOutage(t *testing.T) {
+	var network kfake.VirtualNetwork
+	c := newCluster(t, kfake.SeedTopics(testPartitions, testTopic), kfake.ListenFn(network.Listen))
+	g := newGateTo(network.DialContext)
 	var dials atomic.Int64
 	s := newSink(t, Config{Brokers: c.ListenAddrs(), Dialer: countDials(g, &dials)})
 	a := new(answers)
@@ -312,10 +317,10 @@ func TestReturnFromOutage(t *testing.T) {
 	g.outage(false)
 	start := time.Now()
 	flush(t, s)
-	if got := time.Since(start); got > 2500*time.Millisecond {
+	if got := time.Since(start); got > 2*maxBackoff {
 		t.Errorf("delivered %s after the outage, want about a second", got)
 	}
-	checkSequence(t, values(t, c.ListenAddrs(), testTopic), 20)
+	checkSequence(t, values(t, c.ListenAddrs(), testTopic, kgo.Dialer(network.DialContext)), 20)
 	if err := s.Healthy(t.Context()); err != nil {
 		t.Errorf("Healthy() = %v after the outage", err)
 	}

@@ -56,8 +56,8 @@ func TestStalledPartition(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	produce(1)
 	begun := time.Now()
+	produce(1)
 	eventually(t, "a stalled partition", func() bool {
 		produce(0)
 		n, err := testutil.GatherAndCount(reg, "walpost_stalled_seconds")

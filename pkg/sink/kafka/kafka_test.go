@@ -32,15 +32,21 @@ const (
 
 // gate is a network that can be cut.
 type gate struct {
+	network func(ctx context.Context, network, address string) (net.Conn, error)
+
 	mu    sync.Mutex
 	cut   bool                  // guarded by mu
 	conns map[net.Conn]struct{} // guarded by mu
 }
 
-func newGate() *gate { return &gate{conns: make(map[net.Conn]struct{})} }
+func newGate() *gate { return newGateTo(new(net.Dialer).DialContext) }
+
+func newGateTo(network func(ctx context.Context, network, address string) (net.Conn, error)) *gate {
+	return &gate{network: network, conns: make(map[net.Conn]struct{})}
+}
 
 func (g *gate) dial(ctx context.Context, network, address string) (net.Conn, error) {
-	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	conn, err := g.network(ctx, network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -215,10 +221,10 @@ func fromKafka(r *kgo.Record) cdc.Record {
 }
 
 // values returns the values of all records of a topic, by partition.
-func values(t testing.TB, brokers []string, topic string) [][]string {
+func values(t testing.TB, brokers []string, topic string, opts ...kgo.Opt) [][]string {
 	t.Helper()
 	var out [][]string
-	for _, p := range readTopic(t, brokers, topic) {
+	for _, p := range readTopic(t, brokers, topic, opts...) {
 		var vs []string
 		for i := range p {
 			vs = append(vs, string(p[i].Value))
