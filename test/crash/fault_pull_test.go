@@ -63,7 +63,7 @@ const (
 
 // maxTakeOver is how long ago a pull may have ended for the stream to be about to take
 // over, or just have done so.
-const maxTakeOver = 100 * time.Millisecond
+const maxTakeOver = 200 * time.Millisecond
 
 // pullLook is what is seen of a pull from the outside.
 type pullLook struct {
@@ -182,6 +182,9 @@ func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end 
 	// Thawed it may have gone on before it noticed.
 	log := w.i.Log()
 	end.hit = end.hit && strings.Count(log, pullBegins) == frozen.begun && strings.Count(log, pullEnds) == frozen.ended
+	if !end.hit {
+		s.t.Logf("missed: %s; %d begun and %d ended, none had %s before, %q", step.name, frozen.begun, frozen.ended, frozen.at.Sub(frozen.pulling), frozen.query)
+	}
 	if end.next != nil {
 		s.main = end.next
 	} else {
