@@ -105,7 +105,7 @@ func (w *pullWatch) slow(latency time.Duration) error {
 
 // wait waits for the step, or for the end of a pull in which it was too short to be seen.
 func (w *pullWatch) wait(ctx context.Context, step pullStep) error {
-	for deadline := time.Now().Add(15 * time.Second); ; {
+	for deadline := time.Now().Add(30 * time.Second); ; {
 		l, err := w.look(ctx)
 		switch {
 		case err != nil:
@@ -113,7 +113,7 @@ func (w *pullWatch) wait(ctx context.Context, step pullStep) error {
 		case step.in(l), l.ended > 0:
 			return nil
 		case l.at.After(deadline):
-			return fmt.Errorf("no pull in 15 s; the log ends:\n%s", tail(w.i.Log()))
+			return fmt.Errorf("no pull in 30 s; the log ends:\n%s", tail(w.i.Log()))
 		}
 	}
 }
@@ -127,7 +127,7 @@ type pullEnd struct {
 }
 
 // triesOfStep is how often a step is tried that was over before walpost was ended.
-const triesOfStep = 3
+const triesOfStep = 5
 
 // endedInPull writes more than is streamed while nobody publishes, and ends at the step who
 // pulls it, by kill -9 or SIGTERM. It is frozen first: what is seen of it then is what it
