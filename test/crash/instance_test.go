@@ -50,8 +50,10 @@ func (s *stage) start(settings ...string) *instance {
 	if err := os.MkdirAll(s.spillDir(), 0o700); err != nil {
 		s.t.Fatal(err)
 	}
-	i := &instance{pg: s.pgLinks[s.started%len(s.pgLinks)], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d of slot %s", len(s.instances)+1, s.slot)}
-	s.started++
+	i := &instance{pg: s.pgLinks[0], admin: harness.FreeAddr(s.t), name: fmt.Sprintf("walpost %d of slot %s", len(s.instances)+1, s.slot)}
+	if s.main != nil && s.main.pg == i.pg {
+		i.pg = s.pgLinks[1]
+	}
 	dsn := s.pgURL()
 	dsn.Host, dsn.User = i.pg.Addr(), url.UserPassword(roleName, rolePassword)
 	query := dsn.Query()
@@ -93,15 +95,18 @@ func (s *stage) waitReady(i *instance) {
 	}
 }
 
+// standbyWord is what a standby answers at /readyz.
+const standbyWord = "standby"
+
 // standby starts an instance that waits for the shard's slot while the main one owns it.
-func (s *stage) standby() (*instance, error) {
+func (s *stage) standby(settings ...string) (*instance, error) {
 	if err := s.recovered(); err != nil {
 		return nil, err
 	}
-	i := s.start()
+	i := s.start(settings...)
 	err := s.until(20*time.Second, i.name+" as standby", func() bool {
 		code, word := harness.Ready(s.t.Context(), i.admin)
-		return code == 200 && word == "standby"
+		return code == 200 && word == standbyWord
 	})
 	if err != nil {
 		_, word := harness.Ready(s.t.Context(), i.admin)

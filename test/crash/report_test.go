@@ -16,6 +16,7 @@ const (
 	minInFlight = 0.3
 	minResumes  = 0.005 // 1 to 13 were seen in 200
 	minPulls    = 0.01  // of real servers
+	minSteps    = 0.005 // of each step of a pull, so 1 in a whole block
 )
 
 // maxRSS is the promise on memory.
@@ -58,6 +59,40 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	minimum(t, "resumes inside a transaction", s.resumes(), minResumes*float64(faults)/float64(s.shards)) // each has a share of its rows
 	if s.real {
 		minimum(t, "instances that ended in a pull", s.pullsEnded(), minPulls*float64(faults))
+		reportPulls(t, s, minSteps*float64(faults))
+	}
+}
+
+// reportPulls prints for each step of a pull, without a standby and with one, how often
+// walpost was ended in it, and fails the test if that was less than least.
+func reportPulls(t *testing.T, s *stage, least float64) {
+	t.Helper()
+	for _, beside := range []string{"", besideStandby} {
+		pulled := 0
+		for _, step := range pullSteps {
+			var kills, stops, missed int
+			for _, e := range s.pullEnds {
+				switch {
+				case e.step != step.name || (e.next != nil) != (beside != ""):
+					continue
+				case !e.hit:
+					missed++
+					continue
+				case e.kill:
+					kills++
+				default:
+					stops++
+				}
+				if e.next != nil && strings.Contains(e.next.Log(), pullBegins) {
+					pulled++
+				}
+			}
+			fmt.Printf("FIGURES crash, %s, seed %d block %d: %s%s: by kill -9 %d, by SIGTERM %d, missed %d\n", s.mode, s.seed, s.n, step.name, beside, kills, stops, missed)
+			minimum(t, step.name+beside, kills+stops, least)
+		}
+		if beside != "" {
+			minimum(t, "standbys that went on with a pull", pulled, least)
+		}
 	}
 }
 

@@ -20,8 +20,7 @@ import (
 type shard struct {
 	config.Shard
 	slot    string           // also what its sessions are called
-	pgLinks [2]*harness.Link // its instances take turns, so that one can be cut off from its successor
-	started int              // instances
+	pgLinks [2]*harness.Link // an instance takes what the main one has not, so that that can be cut off from its successor
 
 	main     *instance
 	sampler  *sampler
@@ -68,9 +67,11 @@ func (s *stage) each(do func()) {
 	s.shard = picked
 }
 
-// pick makes a shard the one that a fault hits. Its seed decides.
+// pick makes a shard the one that a fault hits. Its seed decides, and it decides the settings
+// of the instances that the fault starts, however many those before it have started.
 func (s *stage) pick(seed uint64) {
 	s.shard = s.all[rand.New(rand.NewPCG(seed, 1)).IntN(len(s.all))]
+	s.rng = rand.New(rand.NewPCG(seed, 2))
 }
 
 // settings are those of all instances and commands of the shard.

@@ -57,6 +57,7 @@ type stage struct {
 	probe  *session
 
 	instances []*instance // of all shards
+	pullEnds  []*pullEnd  // also those that missed their step
 	problems  []string
 	over      time.Time // when the last fault ended
 	stuck     bool      // walpost did not recover
