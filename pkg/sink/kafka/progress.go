@@ -94,4 +94,3 @@ func parseContent(topic string, r *kgo.Record) (content, error) {
 	}
 	return c, nil
 }
-
