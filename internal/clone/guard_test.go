@@ -176,7 +176,7 @@ func (s *setup) running(t *testing.T, f func()) {
 		t.Errorf("Run() = %v", err)
 	}
 	s.Last(ctx)
-	if took := time.Since(begun); took > lastTimeout {
+	if took := time.Since(begun); took > time.Second {
 		t.Errorf("the stop took %s", took)
 	}
 }
@@ -220,7 +220,7 @@ func TestMarksAreRateLimited(t *testing.T) {
 					}
 				})
 				for i := 1; i < len(s.notes.writes)-1; i++ {
-					if apart := s.notes.writes[i].Sub(s.notes.writes[i-1]); apart < interval {
+					if apart := s.notes.writes[i].Sub(s.notes.writes[i-1]); apart < 10*time.Second {
 						t.Errorf("two marks are %s apart", apart)
 					}
 				}
@@ -261,11 +261,13 @@ func TestMarksOnlyOfWhatIsNewAndSaved(t *testing.T) {
 			time.Sleep(time.Minute)
 			s.memory.fail = nil
 			s.save(t, 30)
+			synctest.Wait()
+			s.save(t, 35) // due at a stop, if it were still the owner's to note
 			s.memory.fail = cdc.ErrFenced
 			_ = s.store.Save(t.Context(), at(40))
 		})
-		if m := s.notes.written(t); m.LSN == 20 || m.LSN == 40 {
-			t.Errorf("noted %+v, which is not saved", m)
+		if m := s.notes.written(t); m.LSN != 30 {
+			t.Errorf("noted %+v, want what was saved and noted before another took over", m)
 		}
 	})
 }
