@@ -150,11 +150,11 @@ func benchEnviron(cfg config.Config, environ []string, n bench.Names) []string {
 		"outbox.timestamp": "", "outbox.place": "", "outbox.route_regex": "(.*)",
 		"kafka.create_topics": "false",
 		"delivery.poison":     string(config.PoisonStop), "delivery.dead_letter_topic": "",
-		"checkpoint.store": string(config.StoreSlot), "checkpoint.file": "", "checkpoint.topic": "",
+		"checkpoint.store": string(config.StoreSlot), "checkpoint.file": "", "checkpoint.topic": n.Progress(),
 		"admin.listen": "", "log.level": "warn", "log.format": string(config.LogText),
 	}
 	if cfg.Delivery.Guarantee == config.ExactlyOnce {
-		instead["checkpoint.store"], instead["checkpoint.topic"] = string(config.StoreKafka), n.Progress()
+		instead["checkpoint.store"] = string(config.StoreKafka)
 	}
 	var own []string
 	for _, v := range environ {

@@ -28,7 +28,10 @@ saved position means nothing any more: set it to where the slot is confirmed.
 Refused without --force is a position from which events would be skipped, and one
 before a saved position that lies beyond the end of WAL, as on a server that has lost
 WAL. One below what the slot has confirmed is always refused, since a slot never goes
-back (see walpost replay), and one beyond the end of WAL.`,
+back (see walpost replay), and one beyond the end of WAL.
+
+With --force it also removes what is noted in Kafka of how far the database is published:
+a server that takes the place of another, and is behind that, is then not refused as a copy.`,
 		Example: "  walpost checkpoint set 16/B374D848",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
@@ -37,10 +40,13 @@ back (see walpost replay), and one beyond the end of WAL.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&force, "force", false, "also skip events, or go back where the server has lost WAL")
+	cmd.Flags().BoolVar(&force, "force", false, "also skip events, or go back where the server has lost WAL or takes another's place")
 	var lsn cdc.LSN
 	judge := func(cfg config.Config, args []string) (err error) {
 		lsn, err = cdc.ParseLSN(args[0])
+		if force && cfg.Checkpoint.Store == config.StoreSlot {
+			return err // the slot's own position is taken, to remove what is noted
+		}
 		return errors.Join(err, takesPosition(cfg.Checkpoint.Store))
 	}
 	return c.onServer(cmd, judge, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
@@ -65,23 +71,8 @@ func takesPosition(store config.Store) error {
 }
 
 func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn cdc.LSN, force bool) (pos cdc.Position, err error) {
-	if err := takesPosition(cfg.Checkpoint.Store); err != nil {
-		return pos, err
-	}
-	name := cfg.Postgres.Slot
-	slot, err := pgsource.ReadSlot(ctx, conn, name)
-	switch {
-	case err != nil:
-		return pos, err
-	case slot == nil:
-		return pos, cdc.Refuse("run walpost init", "slot %q does not exist", name)
-	case slot.Active:
-		return pos, cdc.Refuse("stop walpost run first", "slot %q is being read by the server process %d", name, slot.ActivePID)
-	}
-	if err := pgsource.CheckSlot(name, slot); err != nil {
-		return pos, err
-	}
-	if pos, err = pgsource.Identify(ctx, conn); err != nil {
+	slot, pos, err := settableSlot(ctx, cfg, conn, lsn, force)
+	if err != nil {
 		return pos, err
 	}
 	st, err := newStore(cfg)
@@ -111,10 +102,43 @@ func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn c
 	}
 	// What the log says of published rows holds no more where events were skipped, or in
 	// another cluster: a purge must not go by it.
-	if err := history.Forget(ctx, conn, name); err != nil && !errors.Is(err, history.ErrMissing) {
+	if err := history.Forget(ctx, conn, cfg.Postgres.Slot); err != nil && !errors.Is(err, history.ErrMissing) {
 		return pos, err
 	}
-	return pos, nil
+	if force {
+		err = freeMark(ctx, cfg, pos)
+	}
+	return pos, err
+}
+
+// settableSlot returns the slot, which nobody reads, and the server with its end of WAL. A
+// slot whose own position is all there is can be set to that only, by force: which removes
+// what is noted in Kafka.
+func settableSlot(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn cdc.LSN, force bool) (*pgsource.SlotState, cdc.Position, error) {
+	var none cdc.Position
+	store := cfg.Checkpoint.Store
+	inSlot := store == config.StoreSlot
+	if err := takesPosition(store); err != nil && (!inSlot || !force) {
+		return nil, none, err
+	}
+	name := cfg.Postgres.Slot
+	slot, err := pgsource.ReadSlot(ctx, conn, name)
+	switch {
+	case err != nil:
+		return nil, none, err
+	case slot == nil:
+		return nil, none, cdc.Refuse("run walpost init", "slot %q does not exist", name)
+	case slot.Active:
+		return nil, none, cdc.Refuse("stop walpost run first", "slot %q is being read by the server process %d", name, slot.ActivePID)
+	}
+	if err := pgsource.CheckSlot(name, slot); err != nil {
+		return nil, none, err
+	}
+	if inSlot && lsn != slot.ConfirmedFlush {
+		return nil, none, takesPosition(store)
+	}
+	server, err := pgsource.Identify(ctx, conn)
+	return slot, server, err
 }
 
 // lost reports whether the saved position lies beyond the end of WAL of the same cluster.

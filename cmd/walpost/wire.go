@@ -15,6 +15,7 @@ import (
 
 	"github.com/walpost/walpost/internal/admin"
 	"github.com/walpost/walpost/internal/bookmark"
+	"github.com/walpost/walpost/internal/clone"
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/snapshot"
 	"github.com/walpost/walpost/pkg/cdc"
@@ -40,6 +41,8 @@ type service struct {
 	recent   *admin.Recent
 	spans    *trace.TracerProvider // nil unless spans are wanted
 	schemas  *schema.Sink          // nil without a schema registry
+	guard    *clone.Guard          // nil with exactly-once
+	notes    *kafka.Notes          // the guard's
 	pipeline *cdc.Pipeline
 
 	bookmarks *bookmark.Metrics
@@ -81,8 +84,12 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 	if err != nil {
 		return nil, err
 	}
+	source, store, err := s.guardCopies(s.snapshot, store)
+	if err != nil {
+		return nil, err
+	}
 	s.pipeline = cdc.NewPipeline(cdc.Config{
-		Source: s.snapshot, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Standby: s.source.Standby, Reopen: reopen,
+		Source: source, Sink: sink, Store: store, Route: router.Route, DeadLetters: dead, Check: s.check(), Standby: s.source.Standby, Reopen: reopen,
 		Transactional:        cfg.Delivery.Guarantee == config.ExactlyOnce,
 		DrainTimeout:         cfg.Delivery.DrainTimeout,
 		CheckpointInterval:   cfg.Checkpoint.Interval,
@@ -120,6 +127,7 @@ func (s *service) close() {
 		s.letters.Close()
 	}
 	s.flushSpans()
+	s.lastMark(context.Background())
 	if err := s.store.Close(); err != nil {
 		s.log.Debug("close checkpoint store", "error", err)
 	}
@@ -147,6 +155,9 @@ func (s *service) run(ctx context.Context) error {
 		g.Go(func() error { return (&upkeep{s: s, purges: true}).run(gctx) }) // which may take hours
 	}
 	g.Go(func() error { return (&ahead{s: s}).run(gctx) })
+	if s.guard != nil {
+		g.Go(func() error { return s.guard.Run(gctx) })
+	}
 	g.Go(func() error {
 		defer stopAdmin()
 		pctx, cancel := context.WithCancel(ctx)

@@ -310,7 +310,7 @@ type Retry struct {
 type Checkpoint struct {
 	Store    Store
 	File     string // path, for StoreFile and only then
-	Topic    string // for StoreKafka and only then; empty: the store's default
+	Topic    string // of the checkpoints of StoreKafka, and of what is noted beside other stores; empty: the default
 	Interval time.Duration
 }
 

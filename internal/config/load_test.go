@@ -233,7 +233,7 @@ func samples(t *testing.T) map[string]sample {
 		"delivery.drain_timeout":              {text: "3s"},
 		"checkpoint.store":                    {text: "slot"},
 		"checkpoint.file":                     {text: filepath.Join(filepath.Dir(there), "new"), with: []string{"checkpoint.store=file"}},
-		"checkpoint.topic":                    {text: "t", with: []string{"delivery.guarantee=exactly-once"}},
+		"checkpoint.topic":                    {text: "t"},
 		"checkpoint.interval":                 {text: "250ms"},
 		"replay.window":                       {text: "36h"},
 		"replay.max_bytes":                    {text: "1GiB"},

@@ -132,7 +132,6 @@ func TestProblems(t *testing.T) {
 			`--kafka.sasl.mechanism: "KERBEROS" is not one of the choices (PLAIN, SCRAM-SHA-256, SCRAM-SHA-512, OAUTHBEARER, AWS_MSK_IAM)`,
 		},
 		{[]string{"--delivery.guarantee=exactly-once", "--checkpoint.store=slot"}, "--checkpoint.store: conflicts with --delivery.guarantee exactly-once (leave checkpoint.store out, or set it to kafka)"},
-		{[]string{"--checkpoint.topic=t"}, "--checkpoint.topic: has no effect with this checkpoint.store (set delivery.guarantee to exactly-once)"},
 		{[]string{"--kafka.transaction_timeout=5s"}, "--kafka.transaction_timeout: has no effect with this delivery.guarantee (set delivery.guarantee to exactly-once)"},
 		{[]string{"--delivery.poison=skip"}, `--delivery.poison: "skip" is not one of the choices (stop, dead-letter)`},
 		{[]string{"--delivery.dead_letter_topic=a/b"}, `--delivery.dead_letter_topic: "a/b" is not a topic's name (1 to 249 letters, digits, dots, underscores and hyphens)`},

@@ -134,10 +134,6 @@ var rules = []rule{
 		func(c *Config) bool { return c.Delivery.Guarantee != ExactlyOnce && c.Checkpoint.Store == StoreKafka },
 	},
 	{
-		"checkpoint.topic", keyStore, noEffect, "set delivery.guarantee to exactly-once",
-		func(c *Config) bool { return c.Checkpoint.Store != StoreKafka && c.Checkpoint.Topic != "" },
-	},
-	{
 		"kafka.transaction_timeout", keyGuarantee, noEffect, "set delivery.guarantee to exactly-once",
 		func(c *Config) bool {
 			return c.Delivery.Guarantee != ExactlyOnce && c.Kafka.TransactionTimeout != time.Minute

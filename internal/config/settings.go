@@ -257,7 +257,8 @@ var settings = slices.Concat([]setting{
 	},
 	{
 		Key: "checkpoint.topic", Means: "walpost.progress",
-		Help:  "Topic for checkpoint.store kafka. It is created when it is missing. Slots may share it.",
+		Help: "Compacted topic for checkpoint.store kafka, which is created when it is missing. With other stores what is noted there lets walpost refuse a copy of the database's disk: " +
+			"if the topic exists, or kafka.create_topics is set. Slots may share it.",
 		field: into(anything, func(c *Config) *string { return &c.Checkpoint.Topic }),
 	},
 	{

@@ -18,31 +18,47 @@ const StandbySlot = "standby"
 // and started again, and waits until it answers. The password is the same. The settings
 // are added to those of s. The caller must Close it. The error is an [ErrUnavailable]
 // if s does not run from programs on this machine.
-func (s *PostgresServer) StartStandby(ctx context.Context, settings map[string]string) (_ *PostgresServer, err error) {
+func (s *PostgresServer) StartStandby(ctx context.Context, settings map[string]string) (*PostgresServer, error) {
 	if s.cluster == nil {
 		return nil, fmt.Errorf("start a standby: %w: the primary does not run from programs of this machine", ErrUnavailable)
 	}
 	if err := s.exec(ctx, "SELECT pg_create_physical_replication_slot($1, true)", StandbySlot); err != nil {
 		return nil, fmt.Errorf("start a standby: %w", err)
 	}
+	return s.startCopy(ctx, func(c cluster) error { return c.follow(s.port, settings) })
+}
+
+// StartClone makes a server of its own from a copy of the files of s, slots and checkpoints
+// included, as a snapshot of the disk would: s is stopped for it and started again. The
+// clone has the password of s. It waits until it answers. The caller must Close it. The
+// error is an [ErrUnavailable] if s does not run from programs on this machine.
+func (s *PostgresServer) StartClone(ctx context.Context) (*PostgresServer, error) {
+	if s.cluster == nil {
+		return nil, fmt.Errorf("start a clone: %w: the server does not run from programs of this machine", ErrUnavailable)
+	}
+	return s.startCopy(ctx, func(cluster) error { return nil })
+}
+
+// startCopy starts a server from a copy of the files of s, once it is prepared.
+func (s *PostgresServer) startCopy(ctx context.Context, prepare func(cluster) error) (_ *PostgresServer, err error) {
 	c := *s.cluster
 	if c.dir, err = serverDir("", c.owner); err != nil {
 		return nil, err
 	}
-	standby := &PostgresServer{
+	copied := &PostgresServer{
 		Source: s.Source, logFile: c.path("postgres.log"), timeout: s.timeout, cluster: &c,
 		launch: c.launch, remove: func(context.Context) error { return os.RemoveAll(c.dir) },
 	}
 	if err = s.copyTo(ctx, c); err == nil {
-		err = c.follow(s.port, settings)
+		err = prepare(c)
 	}
 	if err == nil {
-		err = c.startAnywhere(ctx, standby)
+		err = c.startAnywhere(ctx, copied)
 	}
 	if err != nil {
-		return nil, errors.Join(err, standby.Close())
+		return nil, errors.Join(err, copied.Close())
 	}
-	return standby, nil
+	return copied, nil
 }
 
 // copyTo copies the data of s, which is stopped meanwhile.
@@ -52,7 +68,7 @@ func (s *PostgresServer) copyTo(ctx context.Context, c cluster) error {
 	}
 	out, err := exec.CommandContext(ctx, "cp", "-a", s.cluster.path("data"), c.path("data")).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("copy the primary: %w\n%s", err, out)
+		return fmt.Errorf("copy the server: %w\n%s", err, out)
 	}
 	return s.Start(ctx)
 }

@@ -107,6 +107,16 @@ func NewStandby(t testing.TB, primary *testenv.PostgresServer, settings map[stri
 	return s
 }
 
+// NewClone starts a copy of a server of one test; see
+// [testenv.PostgresServer.StartClone].
+func NewClone(t testing.TB, server *testenv.PostgresServer) *testenv.PostgresServer {
+	t.Helper()
+	s, err := server.StartClone(t.Context())
+	need(t, err)
+	t.Cleanup(func() { closeServer(t, s) })
+	return s
+}
+
 // NewKafka starts a real broker for one test, which may stop it. One that the
 // environment names is not taken.
 func NewKafka(t testing.TB, cfg testenv.KafkaConfig) *testenv.KafkaServer {

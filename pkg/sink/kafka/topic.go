@@ -286,11 +286,16 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 
 // countPartitions asks a broker, not the client's cache as kadm would.
 func (s *Sink) countPartitions(ctx context.Context, name string) (int32, error) {
+	return countPartitions(ctx, s.client.Load(), name)
+}
+
+// countPartitions asks a broker through c.
+func countPartitions(ctx context.Context, c *kgo.Client, name string) (int32, error) {
 	req := kmsg.NewPtrMetadataRequest()
 	t := kmsg.NewMetadataRequestTopic()
 	t.Topic = &name
 	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, s.client.Load())
+	resp, err := req.RequestWith(ctx, c)
 	if err == nil && len(resp.Topics) == 1 {
 		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
 	}

@@ -45,8 +45,9 @@ type TransactionalConfig struct {
 // Until the first Acquire it takes no records. Acquire fences whoever acquired
 // before in any process, by the transactional id.
 type Transactional struct {
-	cfg  TransactionalConfig
-	base *Sink // writes nothing: its client asks, its parts are shared by all epochs
+	cfg   TransactionalConfig
+	base  *Sink // writes nothing: its client asks, its parts are shared by all epochs
+	topic progressTopic
 
 	current atomic.Pointer[Sink]   // of the epoch; nil before the first Acquire
 	ended   atomic.Pointer[ending] // of the last transaction, as last heard; nil if never
@@ -75,7 +76,7 @@ const (
 // NewTransactional returns a Transactional, or all problems of cfg. It does not
 // dial. It must be closed.
 func NewTransactional(cfg TransactionalConfig) (*Transactional, error) {
-	cfg.Topic = cmp.Or(cfg.Topic, "walpost.progress")
+	cfg.Topic = cmp.Or(cfg.Topic, ProgressTopic)
 	if cfg.Owner == "" {
 		host, _ := os.Hostname() // a name is a help and no need
 		cfg.Owner = fmt.Sprintf("%s/%d", cmp.Or(host, "unknown"), os.Getpid())
@@ -97,7 +98,8 @@ func NewTransactional(cfg TransactionalConfig) (*Transactional, error) {
 		}
 		return nil, err
 	}
-	return &Transactional{cfg: cfg, base: base, wrote: nobody, spoil: cdc.ErrFenced}, nil
+	topic := progressTopic{name: cfg.Topic, replication: cfg.replication(), client: base.client.Load, connection: base.connectOpts}
+	return &Transactional{cfg: cfg, base: base, topic: topic, wrote: nobody, spoil: cdc.ErrFenced}, nil
 }
 
 // Close aborts the open transaction, which takes 2 s at the most, and ends
