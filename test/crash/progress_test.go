@@ -11,7 +11,7 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// progressTopic holds the positions of exactly-once.
+// progressTopic holds the positions of exactly-once, and how far the database is published.
 const progressTopic = "crash-progress"
 
 // commit is a position that was committed in a Kafka transaction.

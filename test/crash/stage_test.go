@@ -186,6 +186,10 @@ func (s *stage) createTopics() {
 	if err == nil && s.real {
 		err = s.createDeadLetterTopics(admin)
 	}
+	if err == nil && !s.exact { // no fault must make this server look like a copy
+		compact := "compact"
+		_, err = admin.CreateTopic(s.t.Context(), 1, replicas, map[string]*string{"cleanup.policy": &compact}, progressTopic)
+	}
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -202,14 +206,14 @@ func (s *stage) configure() {
 		"WALPOST_OUTBOX_TABLE=public.outbox,public.outbox_parts", "WALPOST_OUTBOX_TOPIC=crash-${routedByValue}",
 		"WALPOST_OUTBOX_PLACE=type:header:eventType", "WALPOST_OUTBOX_POSITION_HEADERS=true",
 		"WALPOST_KAFKA_BROKERS=" + strings.Join(brokers, ","),
-		"WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
+		"WALPOST_CHECKPOINT_TOPIC=" + progressTopic, "WALPOST_DELIVERY_SPILL_DIR=" + s.spillDir(), "WALPOST_DELIVERY_DRAIN_TIMEOUT=" + drainTimeout.String(),
 		clockVariable + "=" + s.clock.file.Name(),
 	}
 	if s.real {
 		s.env = append(s.env, "WALPOST_DELIVERY_POISON=dead-letter")
 	}
 	if s.exact {
-		s.env = append(s.env, "WALPOST_DELIVERY_GUARANTEE="+exactlyOnce, "WALPOST_CHECKPOINT_TOPIC="+progressTopic)
+		s.env = append(s.env, "WALPOST_DELIVERY_GUARANTEE="+exactlyOnce)
 	}
 }
 
