@@ -10,6 +10,7 @@ import (
 
 	"github.com/walpost/walpost/internal/clone"
 	"github.com/walpost/walpost/internal/config"
+	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/sink/kafka"
 )
@@ -70,4 +71,29 @@ func freeMark(ctx context.Context, cfg config.Config, server cdc.Position) (err 
 	}
 	return cdc.Refuse("look after kafka.brokers, and the right to write topic "+notes.Topic()+", then run it again",
 		"the position is set, but walpost run may refuse it: %w", err)
+}
+
+// examineCopies sees whether a copy of the server's disk would be noticed.
+func examineCopies(ctx context.Context, cfg config.Config) []inspect.Check {
+	if cfg.Delivery.Guarantee == config.ExactlyOnce {
+		return nil // the checkpoint itself is in Kafka
+	}
+	const name = "copies of the disk"
+	notes, err := newNotes(cfg)
+	if err != nil {
+		return []inspect.Check{failedCheck(name, err, "")}
+	}
+	defer notes.Close()
+	ctx, cancel := context.WithTimeout(ctx, freeTimeout)
+	defer cancel()
+	switch err := notes.Check(ctx); {
+	case errors.Is(err, kafka.ErrUnusable):
+		return []inspect.Check{{
+			Name: name, Verdict: inspect.Warn, Text: "one that publishes to the same brokers would not be noticed: " + cdc.OneLine(err),
+			Mend: fmt.Sprintf("create topic %s with one partition and cleanup.policy=compact, or set kafka.create_topics, and allow walpost to read and write it", notes.Topic()),
+		}}
+	case err != nil:
+		return nil // no broker answers, which has a check of its own
+	}
+	return []inspect.Check{{Name: name, Verdict: inspect.OK, Text: "one that publishes to the same brokers is refused once it is behind what topic " + notes.Topic() + " says"}}
 }

@@ -81,6 +81,7 @@ func printChecks(w io.Writer, checks []inspect.Check) error {
 func examine(ctx context.Context, cfg config.Config) []inspect.Check {
 	checks, oldest := examinePostgres(ctx, cfg)
 	checks = append(checks, examineKafka(ctx, cfg, oldest)...)
+	checks = append(checks, examineCopies(ctx, cfg)...)
 	checks = append(checks, examineSchemas(ctx, cfg)...)
 	return append(checks, examineHere(ctx, cfg)...)
 }

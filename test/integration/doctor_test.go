@@ -69,6 +69,7 @@ func faults(role string) []fault {
 		{name: "compacted", check: "topic settings", verdict: "warn", text: "compacted", topic: map[string]*string{"cleanup.policy": new("compact")}},
 		{name: "batches too large", check: "topic settings", verdict: "fail", text: "larger ones would be refused", args: []string{"--kafka.max_message_bytes", "2MiB"}, topic: map[string]*string{"max.message.bytes": new("1048588")}},
 		{name: "more replicas than brokers", check: "broker limits", verdict: "fail", text: "no topic can be created", args: []string{"--kafka.create_topics", "--kafka.replication_factor", "3"}},
+		{name: "no progress topic", check: "copies of the disk", verdict: "warn", text: "would not be noticed", args: []string{"--checkpoint.topic", "none.progress"}},
 		{name: "no spill folder", check: "spill folder", verdict: "fail", text: "no such file", args: []string{"--delivery.spill_dir", "/proc/self/task"}},
 	}
 }
@@ -76,6 +77,7 @@ func faults(role string) []fault {
 // Each thing is made wrong in turn, is found with what mends it, and is mended.
 func TestDoctor(t *testing.T) {
 	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.set("CHECKPOINT_TOPIC=" + progressTopic(t, s.brokers))
 	p := s.start("run")
 	s.isReady(30 * time.Second)
 	expected := map[string]bool{"WAL head-room": true, "replicas": true, "free slots": true} // of the test's servers

@@ -76,6 +76,19 @@ func (n *Notes) Ping(ctx context.Context) error {
 	return nil
 }
 
+// Check reports whether the topic is there, or may be created with the first note. The
+// error is [ErrUnusable] if neither.
+func (n *Notes) Check(ctx context.Context) error {
+	err := n.topic.check(ctx)
+	if n.cfg.CreateTopics && errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return nil
+	}
+	if err != nil {
+		return unusable(because(ctx, err))
+	}
+	return nil
+}
+
 // Read returns the last note of a key, or nil if there is none, as in a topic that is
 // yet to be created. The error is [ErrUnusable] if that will not change by itself.
 func (n *Notes) Read(ctx context.Context, key string) ([]byte, error) {
