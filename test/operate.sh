@@ -31,3 +31,4 @@ make --no-print-directory alerts
 step "the page in a browser, wide, narrow and dark, and what it says beside the metrics" 'TestPage.*|TestLetters.*Page|TestDeadLettersOnThePage'
 echo "pictures: $WALPOST_TEST_SCREENSHOTS"
 step "restart and upgrade in place" 'TestRollingRestart|TestUpgradeInPlace|TestCheckpointSet'
+step "a copy of the disk at the same brokers: refused, and the way out" 'TestCloneIsRefused.*'

@@ -30,7 +30,7 @@ before a saved position that lies beyond the end of WAL, as on a server that has
 WAL. One below what the slot has confirmed is always refused, since a slot never goes
 back (see walpost replay), and one beyond the end of WAL.
 
-With --force it also removes what is noted in Kafka of how far the database is published:
+With --force, and where there was no checkpoint, it also removes what is noted in Kafka of how far the database is published:
 a server that takes the place of another, and is behind that, is then not refused as a copy.`,
 		Example: "  walpost checkpoint set 16/B374D848",
 		Args: func(cmd *cobra.Command, args []string) error {
@@ -105,7 +105,7 @@ func setCheckpoint(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn c
 	if err := history.Forget(ctx, conn, cfg.Postgres.Slot); err != nil && !errors.Is(err, history.ErrMissing) {
 		return pos, err
 	}
-	if force {
+	if force || saved.Epoch == 0 { // the first checkpoint, or the one before was removed
 		err = freeMark(ctx, cfg, pos)
 	}
 	return pos, err

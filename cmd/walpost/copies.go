@@ -87,7 +87,7 @@ func examineCopies(ctx context.Context, cfg config.Config) []inspect.Check {
 	ctx, cancel := context.WithTimeout(ctx, freeTimeout)
 	defer cancel()
 	switch err := notes.Check(ctx); {
-	case errors.Is(err, kafka.ErrUnusable):
+	case errors.Is(err, kafka.ErrUnusable), errors.As(err, new(*cdc.RefusedError)):
 		return []inspect.Check{{
 			Name: name, Verdict: inspect.Warn, Text: "one that publishes to the same brokers would not be noticed: " + cdc.OneLine(err),
 			Mend: fmt.Sprintf("create topic %s with one partition and cleanup.policy=compact, or set kafka.create_topics, and allow walpost to read and write it", notes.Topic()),
@@ -95,5 +95,5 @@ func examineCopies(ctx context.Context, cfg config.Config) []inspect.Check {
 	case err != nil:
 		return nil // no broker answers, which has a check of its own
 	}
-	return []inspect.Check{{Name: name, Verdict: inspect.OK, Text: "one that publishes to the same brokers is refused once it is behind what topic " + notes.Topic() + " says"}}
+	return []inspect.Check{{Name: name, Verdict: inspect.OK, Text: "one that publishes to the same brokers is refused once it is behind what topic " + notes.Topic() + " says, if that may be written"}}
 }

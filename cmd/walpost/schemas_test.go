@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -149,6 +151,8 @@ func TestExamineSchemas(t *testing.T) {
 		t.Fatal(err)
 	}
 	const closed = "http://127.0.0.1:1"
+	other := httptest.NewServer(http.NotFoundHandler()) // no registry
+	defer other.Close()
 	for _, c := range []struct {
 		url, password, topic string
 		verdict              inspect.Verdict // empty for no check
@@ -161,6 +165,8 @@ func TestExamineSchemas(t *testing.T) {
 		{registry.URL(), "wrong", "bills", inspect.Fail, "password"},
 		{registry.URL(), "wrong", "outbox.event.${routedByValue}", inspect.Fail, "password"},
 		{closed, "p", "bills", inspect.Fail, "the registry itself"},
+		{other.URL, "p", "bills", inspect.Fail, "url"},
+		{other.URL, "p", "outbox.event.${routedByValue}", inspect.Fail, "url"},
 	} {
 		var cfg config.Config
 		cfg.Outbox.Topic = c.topic

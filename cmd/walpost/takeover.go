@@ -63,6 +63,9 @@ func (c *cli) takeOver(ctx context.Context, cfg config.Config, opts initOptions)
 	if err := st.Save(ctx, found.Position); err != nil {
 		return err
 	}
+	if err := freeMark(ctx, cfg, found.Position); err != nil { // of an earlier time with walpost
+		return err
+	}
 	return c.print(found, func(w io.Writer) error {
 		return errors.Join(printResults(w, results), printTakeOver(w, cfg.Postgres.Slot, found))
 	})

@@ -69,7 +69,7 @@ type Guard struct {
 	due     cdc.Position // to be noted, or zero
 	noted   mark         // the last that was due
 	useless bool         // the topic could not be used for the last mark
-	told    bool         // that was said
+	told    bool         // that was said since it could be used
 }
 
 // mark is what is compared to tell whether there is something new.
@@ -148,7 +148,7 @@ func (g *Guard) write(ctx context.Context, limit time.Duration) time.Duration {
 func (g *Guard) wrote() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.useless = false
+	g.useless, g.told = false, false
 }
 
 // again makes due what was not written because of err, unless something newer is.
@@ -162,7 +162,7 @@ func (g *Guard) again(pos cdc.Position, epoch int64, err error) {
 	}
 }
 
-// tell says, once, what it means that the topic cannot be used.
+// tell says, once as long as that lasts, what it means that the topic cannot be used.
 func (g *Guard) tell(err error) {
 	g.mu.Lock()
 	before := g.told
@@ -188,17 +188,33 @@ func (g *Guard) ping(ctx context.Context) error {
 	return g.cfg.Notes.Ping(ctx)
 }
 
-// check refuses to begin on a copy. It waits, until ctx is done, for brokers that do not
-// answer: without them nothing can be delivered. If they do and there is still no mark to
+// suspicion is a mark that a server has not agreed with whose values may be older than it.
+type suspicion struct {
+	mark    Mark
+	refused error
+}
+
+func (s *suspicion) Error() string { return s.refused.Error() }
+func (s *suspicion) Unwrap() error { return s.refused }
+
+// check refuses to begin on a copy: with a [suspicion], unless what it knows of the server is
+// younger than the mark, which earlier is. It waits, until ctx is done, for brokers that do
+// not answer: without them nothing can be delivered. If they do and there is still no mark to
 // be had, as of a partition without a leader, it goes on without.
-func (g *Guard) check(ctx context.Context) error {
+func (g *Guard) check(ctx context.Context, earlier *suspicion) error {
 	g.mu.Lock()
 	own, server, known := g.loaded, g.server, g.mine && g.loaded.Epoch == g.epoch
 	g.mu.Unlock()
 	if known {
 		return nil // nobody has published since this process did
 	}
-	note, err := g.read(ctx, g.key(server.SystemID))
+	if earlier != nil {
+		if err := earlier.mark.judge(own, g.cfg.Store, server); err != nil {
+			return err
+		}
+	}
+	key := g.key(server.SystemID)
+	note, err := g.read(ctx, key)
 	switch {
 	case errors.Is(err, kafka.ErrUnusable):
 		g.tell(err)
@@ -213,10 +229,26 @@ func (g *Guard) check(ctx context.Context) error {
 	}
 	m, err := parse(note)
 	if err != nil {
-		g.cfg.Logger.Warn("passing over a note of how far the database was published that is none of walpost's", "key", g.key(server.SystemID), "err", err)
+		g.cfg.Logger.Warn("passing over a note of how far the database was published that is none of walpost's", "key", key, "err", err)
 		return nil
 	}
-	return m.judge(own, g.cfg.Store, server)
+	if err := m.judge(own, g.cfg.Store, server); err != nil {
+		return &suspicion{m, err}
+	}
+	if own.Epoch == 0 && m.Epoch > 0 {
+		g.forget(ctx, key)
+	}
+	return nil
+}
+
+// forget removes the mark of a checkpoint that was removed since: the first position in the
+// one to come would be judged by it, if this process ended before it has noted that.
+func (g *Guard) forget(ctx context.Context, key string) {
+	ctx, cancel := context.WithTimeout(ctx, writeTimeout)
+	defer cancel()
+	if err := g.cfg.Notes.Write(ctx, key, nil); err != nil {
+		g.cfg.Logger.Warn("what is noted of how far the database was published is of a checkpoint that is gone, and is not removed", "err", err)
+	}
 }
 
 // read reads a note, as soon as there are brokers.

@@ -156,8 +156,8 @@ func TestMarksOnlyOfWhatIsNewAndSaved(t *testing.T) {
 	})
 }
 
-// A mark that could not be written is written later; where none can be, that is said once and
-// not tried again.
+// A mark that could not be written is written later; where none can be, that is said once each
+// time it comes to that, and not tried again.
 func TestMarksThatFail(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, before := newSetup(), 0
@@ -193,7 +193,7 @@ func TestMarksThatFail(t *testing.T) {
 		if s.notes.count() != before {
 			t.Error("a stop has tried again")
 		}
-		if n := strings.Count(s.log.String(), "level=INFO msg=\"a copy of the server's disk at the same brokers would not be noticed"); n != 1 {
+		if n := strings.Count(s.log.String(), "level=INFO msg=\"a copy of the server's disk at the same brokers would not be noticed"); n != 2 {
 			t.Errorf("said %d times:\n%s", n, s.log.String())
 		}
 	})
@@ -223,8 +223,8 @@ func TestCheck(t *testing.T) {
 				t.Errorf("Open() of a copy = %v, want a refusal", err)
 			}
 		}
-		if other.origin.closed != 2 || other.memory.cp.Epoch != 4 {
-			t.Errorf("%d streams closed of 2, epoch %d", other.origin.closed, other.memory.cp.Epoch)
+		if other.origin.closed != 4 || other.memory.cp.Epoch != 4 {
+			t.Errorf("%d streams closed of 4, epoch %d", other.origin.closed, other.memory.cp.Epoch)
 		}
 		other.Last(t.Context())
 		if m := s.notes.written(t); m.Epoch != 5 {
@@ -280,6 +280,65 @@ func TestCheckWithoutMark(t *testing.T) {
 		s.notes.byKey[key(7, "s", "t")] = []byte("hello")
 		if err := s.open(t.Context()); err != nil || !strings.Contains(s.log.String(), "none of walpost's") {
 			t.Errorf("Open() with what is no mark = %v\n%s", err, s.log.String())
+		}
+	})
+}
+
+// A mark that another instance has written while this one waited for the brokers is judged by
+// what the server says after it.
+func TestCheckLooksAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup()
+		s.memory.cp = cdc.Checkpoint{Position: at(10), Epoch: 4}
+		down := errors.New("connection refused")
+		s.notes.set(down, down)
+		opened := make(chan error, 1)
+		go func() { opened <- s.open(t.Context()) }()
+		time.Sleep(time.Minute)
+		other := newSetup() // which has the slot meanwhile
+		other.memory.cp, other.origin.server = s.memory.cp, at(5000)
+		other.acquire(t)
+		other.save(t, 4000)
+		other.Last(t.Context())
+		s.memory.cp, s.origin.server = other.memory.cp, at(6000)
+		s.notes.mu.Lock()
+		s.notes.byKey = other.notes.byKey
+		s.notes.mu.Unlock()
+		s.notes.set(nil, nil)
+		if err := <-opened; err != nil || s.origin.closed != 1 {
+			t.Errorf("Open() = %v, %d streams closed of 1", err, s.origin.closed)
+		}
+	})
+}
+
+// Once a checkpoint was removed, what is noted of it holds against none that follows it,
+// though this process ends before it has noted anything.
+func TestCheckForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSetup()
+		s.memory.cp = cdc.Checkpoint{Position: at(10), Epoch: 4}
+		s.acquire(t)
+		s.save(t, 20)
+		s.Last(t.Context())
+		for range 2 {
+			next := newSetup()
+			next.notes, next.Guard.cfg.Notes, next.memory = s.notes, s.notes, s.memory
+			next.store = next.Store(s.memory)
+			if err := next.open(t.Context()); err != nil {
+				t.Fatalf("Open() = %v", err)
+			}
+			s.memory.cp = cdc.Checkpoint{}
+			if err := next.open(t.Context()); err != nil {
+				t.Fatalf("Open() after the removal = %v", err)
+			}
+			next.acquire(t)
+			next.save(t, 15) // and killed
+		}
+		next := newSetup()
+		next.notes, next.Guard.cfg.Notes, next.memory = s.notes, s.notes, s.memory
+		next.store = next.Store(s.memory)
+		if err := next.open(t.Context()); err != nil {
+			t.Errorf("Open() after a kill = %v", err)
 		}
 	})
 }

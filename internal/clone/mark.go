@@ -39,7 +39,7 @@ func parse(note []byte) (Mark, error) {
 }
 
 // hint is what to do about a refusal.
-const hint = "if this is a copy, point kafka.brokers or outbox.topic elsewhere; if it takes the other's place, stop the other and run walpost checkpoint set LSN --force with the position that walpost checkpoint show prints"
+const hint = "if this is a copy, point kafka.brokers or outbox.topic elsewhere; if it takes the other's place, stop the other and run walpost checkpoint set LSN --force with the position that walpost checkpoint show prints, or if there is none with the confirmed_flush_lsn of the slot"
 
 // judge refuses a server that the mark, which is of its database, does not agree with. Own
 // is the server's checkpoint, in the store of that name, before this process has changed it.

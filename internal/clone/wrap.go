@@ -19,22 +19,34 @@ type source struct {
 	guard *Guard
 }
 
-// Open implements [cdc.Source].
+// Open implements [cdc.Source]. It looks twice before it refuses: while it waited for the
+// brokers another instance may have had the slot, and noted what was not to be seen before.
 func (s *source) Open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
-	g := s.guard
-	st, err := s.Source.Open(ctx, func(ctx context.Context, server cdc.Position) (cdc.Position, error) {
-		g.mu.Lock()
-		g.server = server
-		g.mu.Unlock()
+	var earlier *suspicion
+	for {
+		st, err := s.open(ctx, position)
+		if err != nil {
+			return nil, err
+		}
+		err = s.guard.check(ctx, earlier)
+		if err == nil {
+			return st, nil
+		}
+		again := earlier == nil && errors.As(err, &earlier)
+		if cerr := st.Close(); !again || cerr != nil {
+			return nil, errors.Join(err, cerr)
+		}
+	}
+}
+
+// open opens a stream of the inner source, and notes what the server says of itself.
+func (s *source) open(ctx context.Context, position func(context.Context, cdc.Position) (cdc.Position, error)) (cdc.Stream, error) {
+	return s.Source.Open(ctx, func(ctx context.Context, server cdc.Position) (cdc.Position, error) {
+		s.guard.mu.Lock()
+		s.guard.server = server
+		s.guard.mu.Unlock()
 		return position(ctx, server)
 	})
-	if err != nil {
-		return nil, err
-	}
-	if err := g.check(ctx); err != nil {
-		return nil, errors.Join(err, st.Close())
-	}
-	return st, nil
 }
 
 // Store returns inner, of whose saves the guard is told.

@@ -138,14 +138,14 @@ func (k *Kafka) settings(ctx context.Context) (*Check, error) {
 		replicas[t.Topic] = t.Partitions.NumReplicas()
 	}
 	configs, err := k.Admin.DescribeTopicConfigs(ctx, names...)
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		return warn("allow DescribeConfigs on the topics", "settings of the topics may not be read")
+	}
 	if err != nil {
-		return nil, err
+		return fail("look after the brokers", "settings of the topics cannot be read: %v", err)
 	}
 	worst, _ := ok("retention, compaction and replicas suit events")
 	for _, c := range configs {
-		if errors.Is(c.Err, kerr.TopicAuthorizationFailed) {
-			return warn("allow DescribeConfigs on the topics", "settings of topic %s may not be read", c.Name)
-		}
 		if found := k.judge(c, replicas[c.Name]); found != nil && (worst.Verdict == OK || found.Verdict == Fail) {
 			worst = found
 		}

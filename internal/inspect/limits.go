@@ -23,24 +23,33 @@ func (k *Kafka) limits(ctx context.Context) (*Check, error) {
 		return nil, nil // no broker has answered
 	}
 	if k.CreateTopics && k.Limits.Replicas > len(k.ids) {
-		return fail("lower kafka.replication_factor, or add brokers", "kafka.replication_factor is %d, and there are %d brokers: no topic can be created", k.Limits.Replicas, len(k.ids))
+		return k.creating("lower kafka.replication_factor, or add brokers", "kafka.replication_factor is %d, and there are %d brokers: no topic can be created", k.Limits.Replicas, len(k.ids))
 	}
 	configs, err := k.Admin.DescribeBrokerConfigs(ctx, k.ids...)
+	if errors.Is(err, kerr.ClusterAuthorizationFailed) {
+		return ok("not looked at, since DescribeConfigs on the cluster is not allowed")
+	}
 	if err != nil {
-		return nil, err
+		return fail("look after the brokers", "the brokers' settings cannot be read: %v", err)
 	}
 	for _, c := range configs {
-		if errors.Is(c.Err, kerr.ClusterAuthorizationFailed) {
-			return ok("not looked at, since DescribeConfigs on the cluster is not allowed")
-		}
 		if c.Err != nil {
-			return nil, c.Err
+			return fail("look after the brokers", "the settings of broker %s cannot be read: %v", c.Name, c.Err)
 		}
 		if found := k.exceeds(c); found != nil {
 			return found, nil
 		}
 	}
 	return ok("the brokers allow what is set")
+}
+
+// creating is what stands in the way of a topic that is to be created: a failure if there is
+// none yet.
+func (k *Kafka) creating(mend, format string, args ...any) (*Check, error) {
+	if len(k.ours()) > 0 {
+		return warn(mend, format, args...)
+	}
+	return fail(mend, format, args...)
 }
 
 // exceeds returns what a broker does not allow, or nil.
@@ -60,7 +69,7 @@ func (k *Kafka) exceeds(c kadm.ResourceConfig) *Check {
 		return nil // what a topic has set is judged with it
 	}
 	if n, ok := number("message.max.bytes"); ok && int64(set.MessageBytes) > n {
-		found, _ = fail("lower kafka.max_message_bytes, or raise message.max.bytes", "kafka.max_message_bytes is %d, and a topic that is created takes %d on broker %s: larger batches would be refused", set.MessageBytes, n, c.Name)
+		found, _ = k.creating("lower kafka.max_message_bytes, or raise message.max.bytes", "kafka.max_message_bytes is %d, and a topic that is created takes %d on broker %s: larger batches would be refused", set.MessageBytes, n, c.Name)
 		return found
 	}
 	replicas := int64(set.Replicas)
@@ -68,7 +77,7 @@ func (k *Kafka) exceeds(c kadm.ResourceConfig) *Check {
 		replicas = n
 	}
 	if n, ok := number("min.insync.replicas"); ok && replicas > 0 && n > replicas {
-		found, _ = fail("raise kafka.replication_factor to at least min.insync.replicas", "a topic that is created has %d replicas, and min.insync.replicas is %d on broker %s: nothing could be written", replicas, n, c.Name)
+		found, _ = k.creating("raise kafka.replication_factor to at least min.insync.replicas", "a topic that is created has %d replicas, and min.insync.replicas is %d on broker %s: nothing could be written", replicas, n, c.Name)
 	}
 	return found
 }

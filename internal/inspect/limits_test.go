@@ -19,22 +19,24 @@ func TestBrokerLimits(t *testing.T) {
 	small := envtest.CreateTopic(t, broker.Addrs(), 1, map[string]*string{"max.message.bytes": new("100000"), "min.insync.replicas": new("1")})
 	for name, c := range map[string]struct {
 		limits  Limits
+		topic   string
 		create  bool
 		check   string
 		verdict Verdict
 		text    string
 	}{
-		"within":              {Limits{MessageBytes: 100_000, TransactionTimeout: 30 * time.Second}, false, "broker limits", OK, "allow"},
-		"transaction timeout": {Limits{TransactionTimeout: time.Minute}, false, "broker limits", Fail, "takes at most 30s"},
-		"batch of the topic":  {Limits{MessageBytes: 400_000}, false, "topic settings", Fail, "takes batches of 100000"},
-		"batch of new topics": {Limits{MessageBytes: 600_000}, true, "broker limits", Fail, "takes 500000"},
-		"replicas":            {Limits{Replicas: 3}, true, "broker limits", Fail, "there are 1 brokers"},
-		"in sync":             {Limits{Replicas: 1}, true, "broker limits", Fail, "min.insync.replicas is 2"},
-		"the brokers' own":    {Limits{}, true, "broker limits", Fail, "has 1 replicas"},
-		"nothing is created":  {Limits{Replicas: 3, MessageBytes: 100_000}, false, "broker limits", OK, "allow"},
+		"within":              {Limits{MessageBytes: 100_000, TransactionTimeout: 30 * time.Second}, small, false, "broker limits", OK, "allow"},
+		"transaction timeout": {Limits{TransactionTimeout: time.Minute}, small, false, "broker limits", Fail, "takes at most 30s"},
+		"batch of the topic":  {Limits{MessageBytes: 400_000}, small, false, "topic settings", Fail, "takes batches of 100000"},
+		"batch of new topics": {Limits{MessageBytes: 600_000}, "none", true, "broker limits", Fail, "takes 500000"},
+		"replicas":            {Limits{Replicas: 3}, "none", true, "broker limits", Fail, "there are 1 brokers"},
+		"in sync":             {Limits{Replicas: 1}, "none", true, "broker limits", Fail, "min.insync.replicas is 2"},
+		"the brokers' own":    {Limits{}, "none", true, "broker limits", Fail, "has 1 replicas"},
+		"all is there":        {Limits{Replicas: 3}, small, true, "broker limits", Warn, "there are 1 brokers"},
+		"nothing is created":  {Limits{Replicas: 3, MessageBytes: 100_000}, small, false, "broker limits", OK, "allow"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			k, err := NewKafka([]kgo.Opt{kgo.SeedBrokers(broker.Addrs()...)}, Kafka{Topic: small, CreateTopics: c.create, Limits: c.limits})
+			k, err := NewKafka([]kgo.Opt{kgo.SeedBrokers(broker.Addrs()...)}, Kafka{Topic: c.topic, CreateTopics: c.create, Limits: c.limits})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -14,15 +14,12 @@ import (
 
 	"github.com/dustin/go-humanize"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/internal/bookmark"
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
-
-const insufficientPrivilege = "42501" // https://www.postgresql.org/docs/current/errcodes-appendix.html
 
 // Header is the name of the header that a replayed record has, with the replay's id.
 const Header = "walpost-replay"
@@ -266,24 +263,18 @@ func (p Plan) Save(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, insert, p.ID, p.Slot, p.Bookmark, p.From.String(), p.To.String(), string(opts)); err != nil {
 		return cdc.Refuse("run walpost init, which makes what is missing", "note replay %s in walpost.replay: %w", p.ID, err)
 	}
-	return forgetFinished(ctx, conn)
+	forgetFinished(ctx, conn)
+	return nil
 }
 
-// forgetFinished removes old finished replays and how far they were, a thousand at most. A role
-// that may not, as walpost init --role made it once, leaves them.
-func forgetFinished(ctx context.Context, conn *pgx.Conn) error {
+// forgetFinished removes old finished replays and how far they were, a thousand at most. Where
+// that fails, as for a role that walpost init --role made once without the right, the next
+// replay tries again.
+func forgetFinished(ctx context.Context, conn *pgx.Conn) {
 	const forget = `WITH old AS (DELETE FROM walpost.replay WHERE id IN (
 			SELECT id FROM walpost.replay WHERE finished_at < clock_timestamp() - make_interval(secs => $1) LIMIT 1000) RETURNING id)
 		DELETE FROM walpost.checkpoint WHERE slot IN (SELECT 'replay/' || id FROM old)`
-	var pgErr *pgconn.PgError
-	_, err := conn.Exec(ctx, forget, keepFinished.Seconds())
-	if errors.As(err, &pgErr) && pgErr.Code == insufficientPrivilege {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("forget finished replays: %w", err)
-	}
-	return nil
+	_, _ = conn.Exec(ctx, forget, keepFinished.Seconds())
 }
 
 // Load returns a plan that was saved.

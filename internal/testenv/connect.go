@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -49,8 +50,8 @@ type ConnectConfig struct {
 	// Offsets are what the worker knows of an earlier one: see ConnectServer.Offsets.
 	Offsets []byte
 
-	// Heap is the most that the JVM's heap may take; "" leaves the JVM's own choice, a
-	// quarter of the machine's memory.
+	// Heap is the size of the JVM's heap; "" takes what Kafka's own script gives a worker,
+	// 256 MiB to 2 GiB.
 	Heap string
 
 	// StartTimeout bounds the start, downloads aside. Defaults to 90s.
@@ -130,7 +131,7 @@ func (s *ConnectServer) launch(ctx context.Context, d distribution, cfg ConnectC
 		"value.converter":              "org.apache.kafka.connect.storage.StringConverter",
 		"offset.storage.file.filename": filepath.Join(s.dir, "offsets"),
 		"listeners":                    "http://127.0.0.1:" + strconv.Itoa(s.rest),
-		"plugin.discovery":             "only_scan",
+		"plugin.discovery":             "service_load", // the fast way, which Debezium knows
 	}
 	maps.Copy(worker, cfg.Worker)
 	connector := maps.Clone(cfg.Connector)
@@ -160,9 +161,11 @@ func (s *ConnectServer) launch(ctx context.Context, d distribution, cfg ConnectC
 		"-Dlog4j2.configurationFile=" + d.path(logConfigFile), "-Dwalpost.log=" + s.LogFile(), "-cp", strings.TrimSpace(string(classpath)),
 		"org.apache.kafka.connect.cli.ConnectStandalone",
 	}, paths...)
+	heap := []string{"-Xms256m", "-Xmx2g"}
 	if cfg.Heap != "" {
-		args = append([]string{"-Xms" + cfg.Heap, "-Xmx" + cfg.Heap}, args...)
+		heap = []string{"-Xms" + cfg.Heap, "-Xmx" + cfg.Heap}
 	}
+	args = slices.Concat(heap, scriptOptions, args)
 	log, err := openLog(s.LogFile())
 	if err != nil {
 		return err

@@ -159,7 +159,7 @@ func (d distribution) javaArgs(cfg KafkaConfig, log string) ([]string, error) {
 	}
 	// As Kafka's own scripts start it (kafka-run-class.sh): another collector would stop it
 	// for longer than a record takes.
-	return append(args, "-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"), nil
+	return append(args, scriptOptions...), nil
 }
 
 // start starts a broker on free ports, and on others when somebody else was
@@ -253,3 +253,6 @@ func writeProperties(path string, properties map[string]string) error {
 	}
 	return os.WriteFile(path, []byte(b.String()), 0o600)
 }
+
+// scriptOptions are what Kafka's own scripts give a JVM.
+var scriptOptions = []string{"-server", "-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:InitiatingHeapOccupancyPercent=35", "-XX:+ExplicitGCInvokesConcurrent"}

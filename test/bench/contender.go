@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -166,6 +167,33 @@ func (b *bench) startDebezium(tuned bool) starter {
 	}
 }
 
+// What tuned Debezium has in place of its defaults.
+var (
+	tunedConnector = map[string]string{
+		"poll.interval.ms": "5", "max.batch.size": "8192", "max.queue.size": "32768",
+		"extended.headers.enabled": "false", "internal.advanced.metrics.enable": "false",
+		"statistics.metrics.enabled": "false",
+	}
+	tunedWorker = map[string]string{
+		"producer.enable.idempotence": "true", "producer.max.in.flight.requests.per.connection": "5",
+		"producer.linger.ms": "5", "producer.batch.size": strconv.Itoa(256 << 10),
+	}
+)
+
+const tunedHeap = "1g"
+
+// tunedSettings names them.
+func tunedSettings() string {
+	all := []string{"a heap of " + tunedHeap}
+	for _, settings := range []map[string]string{tunedConnector, tunedWorker} {
+		for name, value := range settings {
+			all = append(all, name+"="+value)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, ", ")
+}
+
 // debezium are its settings. Both have the same acks, compression and partitions as
 // walpost.
 func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig, error) {
@@ -176,20 +204,9 @@ func (b *bench) debezium(slot, topic string, tuned bool) (testenv.ConnectConfig,
 	connector := map[string]string{"slot.name": slot, "publication.name": "walpost", "transforms.outbox.route.topic.replacement": topic}
 	cfg := testenv.ConnectConfig{Brokers: b.kafka.Addrs(), Worker: map[string]string{"producer.compression.type": "lz4", "producer.acks": "all"}}
 	if tuned {
-		for name, value := range map[string]string{
-			"poll.interval.ms": "5", "max.batch.size": "8192", "max.queue.size": "32768",
-			"extended.headers.enabled": "false", "internal.advanced.metrics.enable": "false",
-			"statistics.metrics.enabled": "false",
-		} {
-			connector[name] = value
-		}
-		for name, value := range map[string]string{
-			"producer.enable.idempotence": "true", "producer.max.in.flight.requests.per.connection": "5",
-			"producer.linger.ms": "5", "producer.batch.size": strconv.Itoa(256 << 10),
-		} {
-			cfg.Worker[name] = value
-		}
-		cfg.Heap = "1g"
+		maps.Copy(connector, tunedConnector)
+		maps.Copy(cfg.Worker, tunedWorker)
+		cfg.Heap = tunedHeap
 	}
 	cfg.Connector = testenv.DebeziumOutbox(db, connector)
 	return cfg, nil

@@ -44,7 +44,9 @@ func (b *bench) drain(ctx context.Context, w workload) error {
 	contenders := b.selectedContenders()
 	all := make([][]sample, len(contenders))
 	for round := range b.rounds + 1 { // the first warms up, and is not counted
-		for i, c := range contenders {
+		for n := range contenders {
+			i := (n + round) % len(contenders) // each follows another one in each round
+			c := contenders[i]
 			if round == 0 && (w.first || c.name != walpostTCP) {
 				continue
 			}
@@ -95,6 +97,9 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	if err == nil && c.delivers { // what does not, ends by itself, and cannot be asked any more
 		s.RSS = peakMiB(r.pid())
 	}
+	if err == nil && c.delivers && !c.polls {
+		s.WAL, err = b.unconfirmed(ctx, slot, end)
+	}
 	cpu, serr := r.stop(ctx)
 	if !c.delivers {
 		s.Wall = time.Since(begun).Seconds()
@@ -107,12 +112,19 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 		_, err = b.verify(ctx, w.Events, topics...)
 	}
 	if err == nil && !c.polls {
-		const kept = "SELECT ($2::pg_lsn - confirmed_flush_lsn) / 1048576.0 FROM pg_replication_slots WHERE slot_name = $1"
-		err = b.conn.QueryRow(ctx, kept, slot, end).Scan(&s.WAL)
-		s.WAL = max(0, s.WAL)
+		if !c.delivers {
+			s.WAL, err = b.unconfirmed(ctx, slot, end)
+		}
 		err = errors.Join(err, b.dropSlot(ctx, slot))
 	}
 	return s, err
+}
+
+// unconfirmed is how much WAL of the backlog a slot still keeps, in MiB.
+func (b *bench) unconfirmed(ctx context.Context, slot, end string) (mib float64, err error) {
+	const kept = "SELECT ($2::pg_lsn - confirmed_flush_lsn) / 1048576.0 FROM pg_replication_slots WHERE slot_name = $1"
+	err = b.conn.QueryRow(ctx, kept, slot, end).Scan(&mib)
+	return max(0, mib), err
 }
 
 const (

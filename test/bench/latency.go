@@ -24,7 +24,8 @@ type load struct {
 	batch int // rows in a transaction
 	total time.Duration
 	cold  time.Duration // what was due before is not counted
-	pull  []string      // settings with which walpost must pull; only walpost runs then
+	own   []string      // settings of walpost's; if not nil only walpost runs
+	pulls bool          // with them it must pull
 }
 
 // sessions is how many connections write.
@@ -52,8 +53,10 @@ func (b *bench) latencies(ctx context.Context) error {
 			continue
 		case rate == "ramp":
 			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(30_000, b.duration), 10
+		case rate == "ramp-rows": // what ramp-pull is to be compared with
+			l.name, l.rate, l.batch, l.own = "100 to 30,000/s and back, 100 rows in a transaction", ramp(30_000, b.duration), 100, []string{}
 		case rate == "ramp-pull":
-			l.name, l.rate, l.batch, l.pull = "100 to 30,000/s and back, with pulls", ramp(30_000, b.duration), 100, pullSettings
+			l.name, l.rate, l.batch, l.own, l.pulls = "100 to 30,000/s and back, 100 rows in a transaction, with pulls", ramp(30_000, b.duration), 100, pullSettings, true
 		case err != nil:
 			return fmt.Errorf("-rates: %w", err)
 		default:
@@ -73,19 +76,21 @@ func (b *bench) latencies(ctx context.Context) error {
 func (b *bench) latenciesAt(ctx context.Context, l load) error {
 	var contenders []contender
 	for _, c := range b.selectedContenders() {
-		if l.pull != nil && c.with == nil {
+		if l.own != nil && c.with == nil {
 			continue
 		}
-		if l.pull != nil {
-			c.start = c.with(l.pull...)
+		if l.own != nil {
+			c.start = c.with(l.own...)
 		}
 		if c.latency {
 			contenders = append(contenders, c)
 		}
 	}
 	all := make([][]percentiles, len(contenders))
-	for range b.rounds {
-		for i, c := range contenders {
+	for round := range b.rounds {
+		for n := range contenders {
+			i := (n + round) % len(contenders) // each follows another one in each round
+			c := contenders[i]
 			p, err := b.latency(ctx, c, l)
 			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
@@ -96,7 +101,7 @@ func (b *bench) latenciesAt(ctx context.Context, l load) error {
 	var err error
 	for i, c := range contenders {
 		b.report.addLatency(l, c, all[i])
-		if l.pull != nil && slices.ContainsFunc(all[i], func(p percentiles) bool { return p.Pulls == 0 }) {
+		if l.pulls && slices.ContainsFunc(all[i], func(p percentiles) bool { return p.Pulls == 0 }) {
 			err = errors.Join(err, fmt.Errorf("%s: never pulled in a round, so that a switch was not measured", c.name))
 		}
 	}

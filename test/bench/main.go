@@ -78,7 +78,7 @@ func run(ctx context.Context) (err error) {
 	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
 	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
 	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
-	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-pull\" so far that walpost has to pull; \"\" for none")
+	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-rows,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-rows\" in larger transactions, \"ramp-pull\" in these and so that walpost has to pull; \"\" for none")
 	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")

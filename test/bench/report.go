@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/walpost/walpost/internal/testenv"
 )
@@ -21,10 +23,13 @@ type report struct {
 	Backlogs  []backlogReport `json:"backlogs"`
 	Latencies []latencyReport `json:"latencies,omitempty"`
 	Growth    *report         `json:"growth,omitempty"` // what a run with -growth has measured
+
+	run string // of what is measured now: see backlogReport
 }
 
 type backlogReport struct {
 	workload
+	Run        string           `json:"run"` // day and commit
 	Contenders []backlogFigures `json:"contenders"`
 }
 
@@ -36,6 +41,7 @@ type backlogFigures struct {
 
 type latencyReport struct {
 	Load      string `json:"load"`
+	Run       string `json:"run"`
 	Contender string `json:"contender"`
 	percentiles
 	Rounds []percentiles `json:"rounds"`
@@ -44,7 +50,9 @@ type latencyReport struct {
 func (r *report) describe(b *bench) {
 	r.Machine = fmt.Sprintf("%d CPUs (%s), %s/%s", runtime.NumCPU(), processor(), runtime.GOOS, runtime.GOARCH)
 	r.Versions = fmt.Sprintf("Postgres %s, Apache Kafka %s, Debezium %s, %s", b.pg.Version, testenv.KafkaVersion, testenv.DebeziumVersion, runtime.Version())
-	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds", b.rounds)
+	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds; walpost and Debezium with their defaults, Debezium tuned with %s", b.rounds, tunedSettings())
+	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output() // unknown outside of a checkout
+	r.run = strings.TrimSpace(time.Now().UTC().Format(time.DateOnly) + " " + string(commit))
 	fmt.Printf("%s; %s; %s\n", r.Machine, r.Versions, r.Settings)
 }
 
@@ -87,7 +95,7 @@ func medianServers[T any](all []T, of func(T) servers) servers {
 
 // add prints and keeps what the contenders needed for a backlog.
 func (r *report) add(w workload, contenders []contender, all [][]sample) {
-	report := backlogReport{workload: w}
+	report := backlogReport{workload: w, Run: r.run}
 	fmt.Printf("%-32s %9s %17s %9s %9s %9s %9s %9s %10s\n", "", "seconds", "of rounds", "events/s", "CPU s", "server's", "broker's", "RSS MiB", "WAL MiB")
 	for i, c := range contenders {
 		f := backlogFigures{Name: c.name, Median: medians(all[i]), Rounds: all[i]}
@@ -155,7 +163,7 @@ func (r *report) addLatency(l load, c contender, all []percentiles) {
 		pulls = append(pulls, fmt.Sprintf("%.0f", round.Pulls))
 	}
 	high := slices.MaxFunc(all, func(a, b percentiles) int { return cmp.Compare(a.P99, b.P99) }).P99
-	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Contender: c.name, percentiles: p, Rounds: all})
+	r.Latencies = append(r.Latencies, latencyReport{Load: l.name, Run: r.run, Contender: c.name, percentiles: p, Rounds: all})
 	fmt.Printf("FIGURES commit to consumer at %s, %-31s p50 %.2f ms, p90 %.2f, p99 %.2f (%.2f to %.2f), p99.9 %.2f, longest %.1f; at the end p50 %.2f; %d distinct ids, %d of them measured, CPU %.1f s, server's %.1f s, broker's %.1f s, RSS %.0f MiB, pulls %s; the writers' own p50 %.2f ms, p99 %.2f\n",
 		l.name, c.name+":", p.P50, p.P90, p.P99, low, high, p.P999, p.Max, p.Last, p.IDs, p.Events, p.CPU, p.Server, p.Broker, p.RSS, strings.Join(pulls, ", "), p.WriterP50, p.WriterP99)
 }

@@ -3,6 +3,7 @@ package integration
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -282,6 +283,11 @@ func TestMarksWithoutRights(t *testing.T) {
 				s.caughtUp(30 * time.Second)
 			}
 			s.isReady(30 * time.Second)
+			if tt.name == "NoTopic" || tt.name == "MayNotSee" || tt.name == "MayNotRead" {
+				if bad, _ := s.doctor(); !strings.Contains(fmt.Sprintf("%+v", bad), "would not be noticed") {
+					t.Errorf("doctor does not say so: %+v", bad)
+				}
+			}
 			const said = `level=INFO msg="a copy of the server's disk at the same brokers would not be noticed`
 			harness.Eventually(t, 20*time.Second, "a line that says so", func() bool { return strings.Contains(p.Log(), said) })
 			s.stop(p)
@@ -332,4 +338,37 @@ func TestMarksBesideExactlyOnce(t *testing.T) {
 	if r := s.compare(harness.CheckCommitted); r.Duplicated > 0 {
 		t.Errorf("%d duplicates", r.Duplicated)
 	}
+}
+
+// A server whose checkpoint was removed is no copy of itself, also when walpost is killed
+// before anything is noted of the new one.
+func TestMarksOfRemovedCheckpoint(t *testing.T) {
+	s := newStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	s.set("CHECKPOINT_TOPIC=" + progressTopic(t, s.brokers))
+	for range 3 { // so that the epoch is higher than the first
+		p := s.start("run")
+		s.fill(harness.OneRow, 1, 100)
+		s.caughtUp(30 * time.Second)
+		s.stop(p)
+	}
+	remove := func() { s.exec("DELETE FROM walpost.checkpoint WHERE slot = $1", s.slot) }
+
+	remove()
+	p := s.start("run")
+	harness.Eventually(t, 30*time.Second, "a position is saved", func() bool {
+		return s.number("SELECT count(*) FROM walpost.checkpoint WHERE slot = $1 AND lsn > '0/0'", s.slot) == 1
+	})
+	p.Signal(syscall.SIGKILL)
+	<-p.Exited()
+	p = s.start("run")
+	s.isReady(30 * time.Second)
+	s.stop(p)
+
+	remove()
+	var at string
+	must(t, s.conn.QueryRow(t.Context(), "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = $1", s.slot).Scan(&at))
+	s.walpost("checkpoint", "set", at)
+	p = s.start("run")
+	s.isReady(30 * time.Second)
+	s.stop(p)
 }

@@ -68,7 +68,7 @@ func faults(role string) []fault {
 		{name: "too few replicas", check: "topic settings", verdict: "fail", text: "nothing can be written", topic: map[string]*string{"min.insync.replicas": new("2")}},
 		{name: "compacted", check: "topic settings", verdict: "warn", text: "compacted", topic: map[string]*string{"cleanup.policy": new("compact")}},
 		{name: "batches too large", check: "topic settings", verdict: "fail", text: "larger ones would be refused", args: []string{"--kafka.max_message_bytes", "2MiB"}, topic: map[string]*string{"max.message.bytes": new("1048588")}},
-		{name: "more replicas than brokers", check: "broker limits", verdict: "fail", text: "no topic can be created", args: []string{"--kafka.create_topics", "--kafka.replication_factor", "3"}},
+		{name: "more replicas than brokers", check: "broker limits", verdict: "fail", text: "no topic can be created", args: []string{"--kafka.create_topics", "--kafka.replication_factor", "3", "--outbox.topic", "none"}},
 		{name: "no progress topic", check: "copies of the disk", verdict: "warn", text: "would not be noticed", args: []string{"--checkpoint.topic", "none.progress"}},
 		{name: "no spill folder", check: "spill folder", verdict: "fail", text: "no such file", args: []string{"--delivery.spill_dir", "/proc/self/task"}},
 	}

@@ -108,6 +108,9 @@ func TestKafkaRights(t *testing.T) {
 			p := s.start("run")
 			fill()
 			s.caughtUp(time.Minute)
+			if bad, code := s.doctor(); code != 0 {
+				t.Errorf("doctor fails with the least rights: %+v", bad)
+			}
 			for _, r := range tt.rights {
 				if r.atStart {
 					continue

@@ -76,12 +76,19 @@ func (n *Notes) Ping(ctx context.Context) error {
 	return nil
 }
 
-// Check reports whether the topic is there, or may be created with the first note. The
-// error is [ErrUnusable] if neither.
+// Check reports whether the topic keeps notes that may be read, or may be created with the
+// first one. Whether they may be written it does not try. The error is [ErrUnusable] if that
+// will not change by itself, or a [cdc.RefusedError] if the topic forgets.
 func (n *Notes) Check(ctx context.Context) error {
 	err := n.topic.check(ctx)
 	if n.cfg.CreateTopics && errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return nil
+	}
+	if err == nil {
+		_, err = n.Read(ctx, "check")
+	}
+	if err == nil {
+		err = n.topic.checkPolicy(ctx)
 	}
 	if err != nil {
 		return unusable(because(ctx, err))

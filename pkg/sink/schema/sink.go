@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/url"
 	"sync"
 	"time"
@@ -117,24 +116,29 @@ func (s *Sink) Healthy() error {
 	return s.down
 }
 
-// Check asks the registry, once, for the schema of a topic, or with an empty name only whether
-// it answers. missing says that it has no schema for the topic, which comes with an error too.
+// Check asks the registry, once, for the schema of a topic, or with an empty name only for its
+// subjects. missing says that it has no schema for the topic, which comes with an error too.
 // Safe to call from any goroutine.
 func (s *Sink) Check(ctx context.Context, topic string) (missing bool, err error) {
-	if topic != "" {
-		_, err = s.fetch(ctx, subject(topic))
-	} else {
+	if topic == "" {
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		defer cancel()
-		_, err = s.client.SupportedTypes(ctx)
+		_, err = s.client.Subjects(ctx)
+		return false, err
 	}
+	_, err = s.fetch(ctx, subject(topic))
 	var answer *sr.ResponseError
-	missing = errors.As(err, &answer) && answer.StatusCode == http.StatusNotFound
-	if missing && topic == "" {
-		return false, nil // a registry that has no such page has answered
-	}
+	// Not any page that is not found: that may be no registry.
+	// https://docs.confluent.io/platform/current/schema-registry/develop/api.html
+	missing = errors.As(err, &answer) && (answer.ErrorCode == subjectNotFound || answer.ErrorCode == versionNotFound)
 	return missing, err
 }
+
+// What a registry answers where there is nothing.
+const (
+	subjectNotFound = 40401
+	versionNotFound = 40402
+)
 
 func (s *Sink) setDown(err error) {
 	s.mu.Lock()
