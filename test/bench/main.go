@@ -100,7 +100,7 @@ func run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	b.report.describe(&b)
+	b.report.describe(ctx, &b)
 	measure := b.compare
 	if b.growth {
 		measure = b.grow

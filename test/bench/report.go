@@ -2,6 +2,7 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,11 +48,11 @@ type latencyReport struct {
 	Rounds []percentiles `json:"rounds"`
 }
 
-func (r *report) describe(b *bench) {
+func (r *report) describe(ctx context.Context, b *bench) {
 	r.Machine = fmt.Sprintf("%d CPUs (%s), %s/%s", runtime.NumCPU(), processor(), runtime.GOOS, runtime.GOARCH)
 	r.Versions = fmt.Sprintf("Postgres %s, Apache Kafka %s, Debezium %s, %s", b.pg.Version, testenv.KafkaVersion, testenv.DebeziumVersion, runtime.Version())
 	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds; walpost and Debezium with their defaults, Debezium tuned with %s", b.rounds, tunedSettings())
-	commit, _ := exec.Command("git", "describe", "--always", "--dirty").Output() // unknown outside of a checkout
+	commit, _ := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output() // unknown outside of a checkout
 	r.run = strings.TrimSpace(time.Now().UTC().Format(time.DateOnly) + " " + string(commit))
 	fmt.Printf("%s; %s; %s\n", r.Machine, r.Versions, r.Settings)
 }
