@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"strings"
@@ -32,6 +33,10 @@ a bench has left that was killed, --clean removes.
   steady   starts another one, writes --rate events a second for --duration, whether
            earlier ones have arrived or not, and measures from when an event was due to
            when the consumer has it
+
+Of your configuration it takes servers, security, speed and guarantee. What turns rows into
+records is left out, and so are the schema registry, messages, snapshot, replay, purge and
+the admin server: the consumer must find what was written.
 
 The position is kept in the slot, or with exactly-once in a topic that is removed too.
 
@@ -138,21 +143,25 @@ func (c *cli) benchConfig(cfg config.Config, full bench.Config) (bench.Config, e
 	return full, nil
 }
 
+// benchDefaults begin the keys of the settings that the bench's process has at their
+// defaults: what is published beside the rows, and how those become records, which the
+// consumer must find as they were written; and what would be kept, deleted or shown.
+var benchDefaults = []string{"outbox.", "messages.", "snapshot", "replay.", "purge.", "kafka.schema_registry.", "admin."}
+
 // benchEnviron is the environment of a process that streams between what has these
-// names, and else is configured as we are. Secrets are in nobody's sight there, as they
-// would be in its arguments.
+// names, and else is configured as we are: servers, security, speed and guarantee. Secrets
+// are in nobody's sight there, as they would be in its arguments.
 func benchEnviron(cfg config.Config, environ []string, n bench.Names) []string {
-	instead := map[string]string{
+	instead := config.Defaults(benchDefaults...)
+	maps.Copy(instead, map[string]string{
 		"postgres.slot": n.Slot(), "postgres.publication": n.Publication(), "postgres.shard": "",
 		"postgres.create_slot": "false", "postgres.wait_for_slot": "false",
 		"outbox.table": n.Schema() + "." + n.Table(), "outbox.topic": n.Topic(),
-		"outbox.id": "id", "outbox.key": "aggregateid", "outbox.route": "aggregatetype", "outbox.payload": "payload",
-		"outbox.timestamp": "", "outbox.place": "", "outbox.route_regex": "(.*)",
 		"kafka.create_topics": "false",
 		"delivery.poison":     string(config.PoisonStop), "delivery.dead_letter_topic": "",
 		"checkpoint.store": string(config.StoreSlot), "checkpoint.file": "", "checkpoint.topic": n.Progress(),
 		"admin.listen": "", "log.level": "warn", "log.format": string(config.LogText),
-	}
+	})
 	if cfg.Delivery.Guarantee == config.ExactlyOnce {
 		instead["checkpoint.store"] = string(config.StoreKafka)
 	}

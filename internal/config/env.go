@@ -40,6 +40,19 @@ func (c Config) Environ(instead map[string]string) []string {
 	return environ
 }
 
+// Defaults returns the settings whose keys begin with one of the prefixes, by key, with
+// their defaults. It is for [Config.Environ].
+func Defaults(prefixes ...string) map[string]string {
+	defaults := map[string]string{}
+	for i := range settings {
+		s := &settings[i]
+		if slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(s.Key, prefix) }) {
+			defaults[s.Key] = s.Default
+		}
+	}
+	return defaults
+}
+
 func (l *loader) loadEnvironment(environ []string) {
 	keys, given := make(map[string]string, len(settings)), map[string]string{}
 	for i := range settings {

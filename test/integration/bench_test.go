@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	osexec "os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -30,10 +32,22 @@ type benchStage struct {
 func newBenchStage(t *testing.T, guarantee string) *benchStage {
 	t.Helper()
 	s := &benchStage{t: t, db: envtest.NewDatabase(t), brokers: envtest.Kafka(t).Addrs()}
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := os.WriteFile(secret, []byte("theirs"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	s.env = []string{
 		"WALPOST_POSTGRES_DSN=" + s.db.DSN, "WALPOST_KAFKA_BROKERS=" + strings.Join(s.brokers, ","), "WALPOST_KAFKA_PARTITIONS=3",
 		"WALPOST_DELIVERY_GUARANTEE=" + guarantee, "WALPOST_DELIVERY_POISON=dead-letter", "WALPOST_POSTGRES_SHARD=0/2",
 		"WALPOST_OUTBOX_TABLE=app.events", "WALPOST_OUTBOX_KEY=customer", "WALPOST_OUTBOX_PLACE=type:header,tenant:header", "WALPOST_OUTBOX_TOPIC=theirs",
+		"WALPOST_OUTBOX_ROUTE_REGEX=(?<name>.+)", "WALPOST_OUTBOX_TIMESTAMP=happened", "WALPOST_OUTBOX_ID=uid", "WALPOST_OUTBOX_ROUTE=kind", "WALPOST_OUTBOX_PAYLOAD=body",
+		"WALPOST_OUTBOX_VALUE_FORMAT=json", "WALPOST_OUTBOX_KEY_FORMAT=json-schema", "WALPOST_OUTBOX_EXPAND_JSON=true", "WALPOST_OUTBOX_TOMBSTONE_ON_EMPTY=true",
+		"WALPOST_OUTBOX_SCHEMA_NAME=theirs", "WALPOST_OUTBOX_POSITION_HEADERS=true", "WALPOST_OUTBOX_UPDATE=stop",
+		"WALPOST_OUTBOX_HEADERS=cloudevents", "WALPOST_OUTBOX_CLOUDEVENTS_SOURCE=/theirs", "WALPOST_MESSAGES_PREFIX=theirs",
+		"WALPOST_SNAPSHOT=initial", "WALPOST_OUTBOX_ORDER_BY=happened", "WALPOST_REPLAY_WINDOW=1h", "WALPOST_REPLAY_MAX_BYTES=1GiB",
+		"WALPOST_PURGE_OLDER_THAN=1m", "WALPOST_PURGE_ARCHIVE=parquet", "WALPOST_PURGE_ARCHIVE_DIR=" + t.TempDir(), "WALPOST_PURGE_ARCHIVE_BUCKET=s3://theirs/archive",
+		"WALPOST_KAFKA_SCHEMA_REGISTRY_URL=http://127.0.0.1:1", "WALPOST_KAFKA_SCHEMA_REGISTRY_USERNAME=them", "WALPOST_KAFKA_SCHEMA_REGISTRY_PASSWORD_FILE=" + secret,
+		"WALPOST_ADMIN_TOKEN_FILE=" + secret, "WALPOST_CHECKPOINT_TOPIC=theirs.progress",
 	}
 	return s
 }

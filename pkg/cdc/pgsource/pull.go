@@ -115,14 +115,15 @@ const (
 // that brings.
 func (st *Stream) pullAll(ctx context.Context, h cdc.Handler, p *puller, fetch func(context.Context, *puller, *spool) error) error {
 	s, err := newSpool(st.cfg.SpillDir, st.src.spoolSize, st.src.stallLimit)
-	if err == nil {
-		err = st.listen(p.conn)
-	}
 	if err != nil {
 		p.close(false)
 		return err
 	}
 	defer s.close()
+	if err := st.listen(p.conn); err != nil {
+		p.close(false)
+		return err
+	}
 	st.puller.Store(p)
 	go func() {
 		err := fetch(ctx, p, s)

@@ -193,9 +193,9 @@ func (p *puller) look(ctx context.Context) error {
 func (st *Stream) fetch(ctx context.Context, p *puller, s *spool) error {
 	out := bufio.NewWriterSize(s, spoolBuffer)
 	advanced, last := st.confirmable(), time.Now()
-	var chunk cdc.LSN = firstChunk
+	chunk := st.src.firstChunk
 	for far := false; p.at < p.end; {
-		if p.at-p.restart > maxRedecode {
+		if p.at-p.restart > st.src.maxRedecode {
 			return errRedecoded
 		}
 		chunk = max(chunk, min((p.at-p.restart)/2, maxPullChunk))

@@ -21,11 +21,14 @@ import (
 
 // Source opens streams of one slot. It implements [cdc.Source].
 type Source struct {
-	cfg        Config
-	conn       *pgx.ConnConfig
-	metrics    *metrics
-	spoolSize  int64         // smaller in tests
-	stallLimit time.Duration // shorter in tests
+	cfg     Config
+	conn    *pgx.ConnConfig
+	metrics *metrics
+
+	// The constants of these names, but smaller in tests.
+	spoolSize               int64
+	stallLimit              time.Duration
+	firstChunk, maxRedecode cdc.LSN // of a pull
 
 	// Owned by Open and by the stream that it returned, of which there is one
 	// at a time.
@@ -56,7 +59,10 @@ func New(cfg Config) (*Source, error) {
 		return nil, err
 	}
 	conn.DialFunc = impatient(conn.DialFunc)
-	return &Source{cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), filtered: cfg.Filtered, warned: map[warning]bool{}, spoolSize: spoolSize, stallLimit: stallLimit}, nil
+	return &Source{
+		cfg: cfg, conn: conn, metrics: newMetrics(cfg.Registerer), filtered: cfg.Filtered, warned: map[warning]bool{},
+		spoolSize: spoolSize, stallLimit: stallLimit, firstChunk: firstChunk, maxRedecode: maxRedecode,
+	}, nil
 }
 
 // Standby reports whether Open waits for a slot that another walpost owns, and when it
