@@ -31,26 +31,31 @@ const besideStandby = ", beside a standby"
 
 // pullStep is a step of a pull.
 type pullStep struct {
-	name    string
-	latency time.Duration // of what Postgres says, so that a short step lasts
-	delay   time.Duration // at most so long after it was seen first walpost is ended
-	in      func(pullLook) bool
+	name  string
+	slow  []harness.Direction // ways on which all takes longer, so that a short step lasts
+	delay time.Duration       // at most so long after it was seen first walpost is ended
+	in    func(pullLook) bool
 }
+
+// stepLatency is how much longer it takes on the ways that are slow.
+const stepLatency = 50 * time.Millisecond
+
+var answers = []harness.Direction{harness.ToWalpost}
 
 var pullSteps = []pullStep{slotCopied, copyAdvanced, inChunk, streamTakesOver}
 
 var (
-	slotCopied = pullStep{"pull: ended while the slot is copied", 50 * time.Millisecond, 20 * time.Millisecond, func(l pullLook) bool {
+	slotCopied = pullStep{"pull: ended while the slot is copied", answers, 20 * time.Millisecond, func(l pullLook) bool {
 		return l.begun == l.ended && strings.Contains(l.query, "pg_copy_logical_replication_slot")
 	}}
-	copyAdvanced = pullStep{"pull: ended while the copy is advanced", 50 * time.Millisecond, 20 * time.Millisecond, func(l pullLook) bool {
+	copyAdvanced = pullStep{"pull: ended while the copy is advanced", answers, 20 * time.Millisecond, func(l pullLook) bool {
 		return l.begun == l.ended && strings.Contains(l.query, "pg_replication_slot_advance")
 	}}
-	inChunk = pullStep{"pull: ended in a chunk", 0, 200 * time.Millisecond, func(l pullLook) bool {
+	inChunk = pullStep{"pull: ended in a chunk", nil, 200 * time.Millisecond, func(l pullLook) bool {
 		return l.begun > l.ended
 	}}
-	streamTakesOver = pullStep{"pull: ended where the stream takes over", 0, 20 * time.Millisecond, func(l pullLook) bool {
-		return l.begun == l.ended && l.ended > 0 && l.at.Sub(l.pulling) < maxTakeOver
+	streamTakesOver = pullStep{"pull: ended where the stream takes over", harness.Directions, 20 * time.Millisecond, func(l pullLook) bool {
+		return l.begun == l.ended && l.ended > 0 && l.at.Sub(l.pulling) < maxTakeOver && l.sender != senderStreams
 	}}
 )
 
@@ -62,13 +67,18 @@ const (
 )
 
 // maxTakeOver is how long ago a pull may have ended for the stream to be about to take
-// over, or just have done so.
+// over, and not to be left for another pull.
 const maxTakeOver = 200 * time.Millisecond
+
+// senderStreams is the state of a walsender that has sent all there was once. Before it is
+// in startup, where it has no slot, and in catchup, where it may still decode what was pulled.
+const senderStreams = "streaming"
 
 // pullLook is what is seen of a pull from the outside.
 type pullLook struct {
 	at           time.Time
 	query        string    // the last one on a copy of the slot, which may run; empty without a session that has one
+	sender       string    // the state of the walsender that has the slot; empty if none has it
 	begun, ended int       // pulls, by the log
 	pulling      time.Time // the last look at which none had ended
 }
@@ -84,8 +94,10 @@ type pullWatch struct {
 
 func (w *pullWatch) look(ctx context.Context) (pullLook, error) {
 	l := pullLook{at: time.Now()}
-	const query = `SELECT coalesce(max(query), '') FROM pg_stat_activity WHERE application_name = $1 AND pid <> ALL ($2) AND query LIKE '%walpost_pull_%'`
-	err := w.conn.QueryRow(ctx, query, w.slot, w.before).Scan(&l.query)
+	const query = `SELECT
+		coalesce((SELECT max(query) FROM pg_stat_activity WHERE application_name = $1 AND pid <> ALL ($2) AND query LIKE '%walpost_pull_%'), ''),
+		coalesce((SELECT max(r.state) FROM pg_replication_slots s JOIN pg_stat_replication r ON r.pid = s.active_pid WHERE s.slot_name = $1), '')`
+	err := w.conn.QueryRow(ctx, query, w.slot, w.before).Scan(&l.query, &l.sender)
 	log := w.i.Log()
 	l.begun, l.ended = strings.Count(log, pullBegins), strings.Count(log, pullEnds)
 	if l.ended == 0 {
@@ -95,12 +107,12 @@ func (w *pullWatch) look(ctx context.Context) (pullLook, error) {
 	return l, err
 }
 
-// slow delays what Postgres says to the instance, and to all others on its link.
-func (w *pullWatch) slow(latency time.Duration) error {
-	if latency == 0 {
-		return nil
+// slow delays what the instance and Postgres say to each other, and all others on its link.
+func (w *pullWatch) slow(ways []harness.Direction) (err error) {
+	for _, d := range ways {
+		err = errors.Join(err, w.i.pg.Add("latency", d, map[string]int64{"latency": stepLatency.Milliseconds()}))
 	}
-	return w.i.pg.Add("latency", harness.ToWalpost, map[string]int64{"latency": latency.Milliseconds()})
+	return err
 }
 
 // wait waits for the step, or for the end of a pull in which it was too short to be seen.
@@ -148,7 +160,7 @@ func endedInPull(step pullStep, puller func(context.Context, *stage, *pullWatch,
 				return err
 			}
 			s.pullEnds = append(s.pullEnds, end)
-			err = errors.Join(w.slow(step.latency), w.wait(ctx, step))
+			err = errors.Join(w.slow(step.slow), w.wait(ctx, step))
 			<-time.After(delay) // somewhere in it
 			if err := errors.Join(err, s.endInPull(ctx, w, step, end)); err != nil || end.hit {
 				return err
@@ -162,7 +174,7 @@ func endedInPull(step pullStep, puller func(context.Context, *stage, *pullWatch,
 // instance from then on, or a new one.
 func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end *pullEnd) error {
 	err := freeze(w.i)
-	<-time.After(5 * time.Millisecond) // the server has what it had sent
+	<-time.After(5 * time.Millisecond) // the server has what it had sent, but on a slow way
 	frozen, looked := w.look(ctx)
 	end.hit = step.in(frozen)
 	if end.next != nil {
@@ -183,7 +195,8 @@ func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end 
 	log := w.i.Log()
 	end.hit = end.hit && strings.Count(log, pullBegins) == frozen.begun && strings.Count(log, pullEnds) == frozen.ended
 	if !end.hit {
-		s.t.Logf("missed: %s; %d begun and %d ended, none had %s before, %q", step.name, frozen.begun, frozen.ended, frozen.at.Sub(frozen.pulling), frozen.query)
+		s.t.Logf("missed: %s; %d begun and %d ended, none had %s before, walsender %q, %q",
+			step.name, frozen.begun, frozen.ended, frozen.at.Sub(frozen.pulling), frozen.sender, frozen.query)
 	}
 	if end.next != nil {
 		s.main = end.next
