@@ -110,6 +110,27 @@ func TestPlan(t *testing.T) {
 
 // What one shard has saved, and why its events may come again, says nothing about those
 // of another.
+func TestLeastHits(t *testing.T) {
+	for _, c := range []struct {
+		made, faults int
+		only         bool
+		want         int
+	}{
+		{0, 20, false, 0},
+		{2, 20, false, 0},
+		{3, 20, false, 1},
+		{1, 200, false, 1},
+		{0, 200, true, 0},
+		{2, 10, true, 0},
+		{3, 10, true, 1},
+		{9, 400, false, 2},
+	} {
+		if got := leastHits(c.made, c.faults, c.only); got != c.want {
+			t.Errorf("made %d times in %d faults, only some kinds %t: got %d, want %d", c.made, c.faults, c.only, got, c.want)
+		}
+	}
+}
+
 func TestCheckerOfShards(t *testing.T) {
 	now := time.Now()
 	kill := []interruption{{from: now.Add(-time.Second), until: now.Add(time.Second)}}

@@ -3,120 +3,30 @@ package crash
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/walpost/walpost/test/harness"
 )
 
-// pullFaults end walpost at each step of a pull, and where the stream takes over; also
-// beside a standby, which then goes on in the middle of the backlog. With shards they hit
-// the walpost of one, and its standby waits for its slot.
+// pullFaults end walpost at each step of a pull, where the stream takes over, and where a
+// running stream is left for a pull; also beside a standby, which then goes on in the middle
+// of the backlog. With shards they hit the walpost of one, and its standby waits for its slot.
 var pullFaults = []fault{
 	{slotCopied.name, 3, endedInPull(slotCopied, alone)},
 	{copyAdvanced.name, 2, endedInPull(copyAdvanced, alone)},
 	{inChunk.name, 4, endedInPull(inChunk, alone)},
 	{streamTakesOver.name, 4, endedInPull(streamTakesOver, alone)},
+	{streamLeft.name, 3, endedInPull(streamLeft, whileStreaming(false))},
 	{slotCopied.name + besideStandby, 2, endedInPull(slotCopied, twoStandbys)},
 	{copyAdvanced.name + besideStandby, 2, endedInPull(copyAdvanced, twoStandbys)},
 	{inChunk.name + besideStandby, 3, endedInPull(inChunk, twoStandbys)},
 	{streamTakesOver.name + besideStandby, 2, endedInPull(streamTakesOver, twoStandbys)},
+	{streamLeft.name + besideStandby, 2, endedInPull(streamLeft, whileStreaming(true))},
 }
 
 const besideStandby = ", beside a standby"
-
-// pullStep is a step of a pull.
-type pullStep struct {
-	name    string
-	latency time.Duration // of what Postgres says, so that a short step lasts
-	delay   time.Duration // at most so long after it was seen first walpost is ended
-	in      func(pullLook) bool
-}
-
-var pullSteps = []pullStep{slotCopied, copyAdvanced, inChunk, streamTakesOver}
-
-var (
-	slotCopied = pullStep{"pull: ended while the slot is copied", 50 * time.Millisecond, 20 * time.Millisecond, func(l pullLook) bool {
-		return l.begun == l.ended && strings.Contains(l.query, "pg_copy_logical_replication_slot")
-	}}
-	copyAdvanced = pullStep{"pull: ended while the copy is advanced", 50 * time.Millisecond, 20 * time.Millisecond, func(l pullLook) bool {
-		return l.begun == l.ended && strings.Contains(l.query, "pg_replication_slot_advance")
-	}}
-	inChunk = pullStep{"pull: ended in a chunk", 0, 200 * time.Millisecond, func(l pullLook) bool {
-		return l.begun > l.ended
-	}}
-	streamTakesOver = pullStep{"pull: ended where the stream takes over", 0, 20 * time.Millisecond, func(l pullLook) bool {
-		return l.begun == l.ended && l.ended > 0 && l.at.Sub(l.pulling) < maxTakeOver
-	}}
-)
-
-// What walpost says once it has a copy of the slot that stands where the stream does, and
-// where all of it is handed over.
-const (
-	pullBegins = "pulling a backlog"
-	pullEnds   = "backlog pulled"
-)
-
-// maxTakeOver is how long ago a pull may have ended for the stream to be about to take
-// over, or just have done so.
-const maxTakeOver = 200 * time.Millisecond
-
-// pullLook is what is seen of a pull from the outside.
-type pullLook struct {
-	at           time.Time
-	query        string    // the last one on a copy of the slot, which may run; empty without a session that has one
-	begun, ended int       // pulls, by the log
-	pulling      time.Time // the last look at which none had ended
-}
-
-// pullWatch looks at the pull of one instance.
-type pullWatch struct {
-	i       *instance
-	slot    string
-	conn    *pgx.Conn
-	before  []int32 // sessions of another's pull, which may take a moment to end
-	pulling time.Time
-}
-
-func (w *pullWatch) look(ctx context.Context) (pullLook, error) {
-	l := pullLook{at: time.Now()}
-	const query = `SELECT coalesce(max(query), '') FROM pg_stat_activity WHERE application_name = $1 AND pid <> ALL ($2) AND query LIKE '%walpost_pull_%'`
-	err := w.conn.QueryRow(ctx, query, w.slot, w.before).Scan(&l.query)
-	log := w.i.Log()
-	l.begun, l.ended = strings.Count(log, pullBegins), strings.Count(log, pullEnds)
-	if l.ended == 0 {
-		w.pulling = l.at
-	}
-	l.pulling = w.pulling
-	return l, err
-}
-
-// slow delays what Postgres says to the instance, and to all others on its link.
-func (w *pullWatch) slow(latency time.Duration) error {
-	if latency == 0 {
-		return nil
-	}
-	return w.i.pg.Add("latency", harness.ToWalpost, map[string]int64{"latency": latency.Milliseconds()})
-}
-
-// wait waits for the step, or for the end of a pull in which it was too short to be seen.
-func (w *pullWatch) wait(ctx context.Context, step pullStep) error {
-	for deadline := time.Now().Add(30 * time.Second); ; {
-		l, err := w.look(ctx)
-		switch {
-		case err != nil:
-			return err
-		case step.in(l), l.ended > 0:
-			return nil
-		case l.at.After(deadline):
-			return fmt.Errorf("no pull in 30 s; the log ends:\n%s", tail(w.i.Log()))
-		}
-	}
-}
 
 // pullEnd is one instance that was ended in a pull.
 type pullEnd struct {
@@ -126,13 +36,17 @@ type pullEnd struct {
 	next *instance // that waited for the slot; nil for none
 }
 
+// puller brings an instance to pull, and has it watched. It returns the one that waits for
+// the slot, nil for none.
+type puller func(ctx context.Context, s *stage, w *pullWatch, rows int) (*instance, error)
+
 // triesOfStep is how often a step is tried that was over before walpost was ended.
 const triesOfStep = 5
 
-// endedInPull writes more than is streamed while nobody publishes, and ends at the step who
-// pulls it, by kill -9 or SIGTERM. It is frozen first: what is seen of it then is what it
-// ends in. A step that was over by then is missed, and tried again.
-func endedInPull(step pullStep, puller func(context.Context, *stage, *pullWatch, int) (*instance, error)) func(context.Context, *stage, *rand.Rand) error {
+// endedInPull writes more than is streamed, and ends at the step who pulls it, by kill -9
+// or SIGTERM. It is frozen first: what is seen of it then is what it ends in. A step that
+// was over by then is missed, and tried again.
+func endedInPull(step pullStep, pull puller) func(context.Context, *stage, *rand.Rand) error {
 	return func(ctx context.Context, s *stage, r *rand.Rand) error {
 		conn, err := connect(ctx, s.dsn)
 		if err != nil {
@@ -144,11 +58,11 @@ func endedInPull(step pullStep, puller func(context.Context, *stage, *pullWatch,
 			rows, delay := 1000+r.IntN(3000), between(r, 0, step.delay)
 			end := &pullEnd{step: step.name, kill: r.IntN(2) == 0}
 			w := &pullWatch{slot: s.slot, conn: conn, pulling: time.Now()}
-			if end.next, err = puller(ctx, s, w, rows); err != nil {
+			if end.next, err = pull(ctx, s, w, rows); err != nil {
 				return err
 			}
 			s.pullEnds = append(s.pullEnds, end)
-			err = errors.Join(w.slow(step.latency), w.wait(ctx, step))
+			err = errors.Join(w.slow(step.slow), w.wait(ctx, step), w.widen())
 			<-time.After(delay) // somewhere in it
 			if err := errors.Join(err, s.endInPull(ctx, w, step, end)); err != nil || end.hit {
 				return err
@@ -162,7 +76,7 @@ func endedInPull(step pullStep, puller func(context.Context, *stage, *pullWatch,
 // instance from then on, or a new one.
 func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end *pullEnd) error {
 	err := freeze(w.i)
-	<-time.After(5 * time.Millisecond) // the server has what it had sent
+	<-time.After(5 * time.Millisecond) // the server has what it had sent, but on a slow way
 	frozen, looked := w.look(ctx)
 	end.hit = step.in(frozen)
 	if end.next != nil {
@@ -180,10 +94,10 @@ func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end 
 	}
 	err = errors.Join(err, w.i.pg.Heal())
 	// Thawed it may have gone on before it noticed.
-	log := w.i.Log()
-	end.hit = end.hit && strings.Count(log, pullBegins) == frozen.begun && strings.Count(log, pullEnds) == frozen.ended
+	end.hit = end.hit && w.pulls() == frozen.pulls
 	if !end.hit {
-		s.t.Logf("missed: %s; %d begun and %d ended, none had %s before, %q", step.name, frozen.begun, frozen.ended, frozen.at.Sub(frozen.pulling), frozen.query)
+		s.t.Logf("missed: %s; %d begun and %d ended, none had %s before, walsender %q, %q",
+			step.name, frozen.begun, frozen.ended, frozen.at.Sub(frozen.pulling), frozen.sender, frozen.query)
 	}
 	if end.next != nil {
 		s.main = end.next
@@ -196,7 +110,7 @@ func (s *stage) endInPull(ctx context.Context, w *pullWatch, step pullStep, end 
 // pullEarly makes an instance pull whatever is more than a few transactions.
 const pullEarly = "WALPOST_POSTGRES_PULL_ABOVE=16KiB"
 
-// alone has a new instance pull. Nobody waits.
+// alone has a new instance pull what was written while nobody published. Nobody waits.
 func alone(ctx context.Context, s *stage, w *pullWatch, rows int) (*instance, error) {
 	if err := s.kill(s.main); err != nil {
 		return nil, err
@@ -207,8 +121,8 @@ func alone(ctx context.Context, s *stage, w *pullWatch, rows int) (*instance, er
 	return nil, err
 }
 
-// twoStandbys has one of two standbys pull, whichever gets the slot. It returns the other,
-// which waits on.
+// twoStandbys has one of two standbys, whichever gets the slot, pull what was written while
+// its owner was frozen. It returns the other, which waits on.
 func twoStandbys(ctx context.Context, s *stage, w *pullWatch, rows int) (*instance, error) {
 	old := s.main
 	var both []*instance
@@ -243,16 +157,53 @@ func twoStandbys(ctx context.Context, s *stage, w *pullWatch, rows int) (*instan
 	return both[0], nil
 }
 
-// others notes the sessions of pulls that are none of the instance's that is watched.
-func (w *pullWatch) others(ctx context.Context) error {
-	return w.conn.QueryRow(ctx, "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity WHERE application_name = $1", w.slot).Scan(&w.before)
-}
-
 func (s *stage) killAll(instances []*instance) (err error) {
 	for _, i := range instances {
 		err = errors.Join(err, s.kill(i))
 	}
 	return err
+}
+
+// whileStreaming has an instance stream through a way so narrow that it falls behind what
+// is written. Its standby waits, if it is to have one.
+func whileStreaming(beside bool) puller {
+	return func(ctx context.Context, s *stage, w *pullWatch, rows int) (next *instance, err error) {
+		if err := s.kill(s.main); err != nil {
+			return nil, err
+		}
+		s.restart(pullEarly, lookOften)
+		if beside {
+			next, err = s.standby(pullEarly)
+		} else {
+			err = s.recovered()
+		}
+		if err != nil {
+			return nil, err
+		}
+		w.i, w.write = s.main, s.burst(rows)
+		if err = errors.Join(w.streams(ctx), w.others(ctx), w.narrow()); err != nil && next != nil {
+			return nil, errors.Join(err, s.kill(next))
+		}
+		return next, err
+	}
+}
+
+// lookOften makes an instance see soon that it is behind.
+const lookOften = "WALPOST_POSTGRES_STATUS_INTERVAL=200ms"
+
+// burst returns what commits so many rows of the shard, some at a call, and nothing more then.
+func (s *stage) burst(rows int) func() {
+	const size = 100 // transactions so small that they are not streamed before their commit
+	return func() {
+		if rows < size {
+			return
+		}
+		if err := s.probe.write(s.t.Context(), func(ctx context.Context, t *txn) error {
+			return t.insert(ctx, "outbox", t.rows(size, func() *key { return t.ownOf(s.Index) }))
+		}); err == nil {
+			rows -= size
+		}
+	}
 }
 
 // backlog commits so many rows.

@@ -19,6 +19,10 @@ const (
 	minSteps    = 0.005 // of each step of a pull, so 1 in a whole block
 )
 
+// surelyHit is how often a kind of end in a pull must have been made for one to have hit
+// its step, in however few faults: each is tried several times.
+const surelyHit = 3
+
 // maxRSS is the promise on memory.
 const maxRSS = 150 << 20
 
@@ -59,13 +63,13 @@ func report(t *testing.T, s *stage, v verdict, kinds map[string]int, recoveries 
 	minimum(t, "resumes inside a transaction", s.resumes(), minResumes*float64(faults)/float64(s.shards)) // each has a share of its rows
 	if s.real {
 		minimum(t, "instances that ended in a pull", s.pullsEnded(), minPulls*float64(faults))
-		reportPulls(t, s, minSteps*float64(faults))
+		reportPulls(t, s, kinds, faults)
 	}
 }
 
 // reportPulls prints for each step of a pull, without a standby and with one, how often
-// walpost was ended in it, and fails the test if that was less than least.
-func reportPulls(t *testing.T, s *stage, least float64) {
+// walpost was ended in it, and fails the test if that was too seldom.
+func reportPulls(t *testing.T, s *stage, kinds map[string]int, faults int) {
 	t.Helper()
 	for _, beside := range []string{"", besideStandby} {
 		pulled := 0
@@ -88,19 +92,41 @@ func reportPulls(t *testing.T, s *stage, least float64) {
 				}
 			}
 			fmt.Printf("FIGURES crash, %s, seed %d block %d: %s%s: by kill -9 %d, by SIGTERM %d, missed %d\n", s.mode, s.seed, s.n, step.name, beside, kills, stops, missed)
-			minimum(t, step.name+beside, kills+stops, least)
+			atLeast(t, step.name+beside, kills+stops, leastHits(kinds[step.name+beside], faults, *onlyFaults != ""))
 		}
 		if beside != "" {
-			minimum(t, "standbys that went on with a pull", pulled, least)
+			minimum(t, "standbys that went on with a pull", pulled, minSteps*float64(faults))
 		}
 	}
 }
 
+// leastHits is how often a step must have been hit of a kind that was made so many times
+// in a block. With some kinds only, those that were not made need none.
+func leastHits(made, faults int, only bool) int {
+	least := int(minSteps * float64(faults))
+	if only {
+		least = 0
+	}
+	if made >= surelyHit {
+		least = max(1, least)
+	}
+	return least
+}
+
+// minimum holds for all kinds together, and for nothing with -only.
 func minimum(t *testing.T, what string, got int, want float64) {
 	t.Helper()
-	fmt.Printf("FIGURES crash, minimum: %s %d, at least %d\n", what, got, int(want))
-	if got < int(want) && *onlyFaults == "" {
-		t.Errorf("%s: %d, want at least %d for the block to show something", what, got, int(want))
+	if *onlyFaults != "" {
+		want = 0
+	}
+	atLeast(t, what, got, int(want))
+}
+
+func atLeast(t *testing.T, what string, got, want int) {
+	t.Helper()
+	fmt.Printf("FIGURES crash, minimum: %s %d, at least %d\n", what, got, want)
+	if got < want {
+		t.Errorf("%s: %d, want at least %d for the block to show something", what, got, want)
 	}
 }
 

@@ -96,6 +96,11 @@ func (l *Link) Add(kind string, d Direction, attributes map[string]int64) error 
 	})
 }
 
+// Remove takes a toxic away that Add has put there.
+func (l *Link) Remove(kind string, d Direction) error {
+	return l.bounded(func() error { return l.proxy.Toxics.RemoveToxic(context.Background(), kind+"_"+string(d)) })
+}
+
 // Swallow makes a black hole of some directions, until Heal is called.
 func (l *Link) Swallow(directions ...Direction) error {
 	var errs []error
