@@ -18,7 +18,7 @@ step() {
     cat "$log"
     exit 1
   fi
-  grep -E '^ *(FIGURES|--- PASS|--- SKIP)' "$log"
+  grep -E '^ *--- (PASS|SKIP)|FIGURES' "$log"
 }
 
 step "bookmark, events, replay of the middle third by position, time and key, purge under load" TestOperate

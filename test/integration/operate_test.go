@@ -60,7 +60,7 @@ func TestOperate(t *testing.T) {
 		begun := time.Now()
 		r := s.replay(way.args...)
 		s.wantReplayed(r.Replay, way.condition)
-		t.Logf("FIGURES replay by %s: %d events in %.1f s, identical but for the header", way.name, r.Published, time.Since(begun).Seconds())
+		fmt.Printf("FIGURES replay by %s: %d events in %.1f s, identical but for the header\n", way.name, r.Published, time.Since(begun).Seconds())
 	}
 
 	probe := s.probe()
@@ -68,7 +68,7 @@ func TestOperate(t *testing.T) {
 	with, without := alternate(t, func() {}, probe.latency, func(ctx context.Context) error {
 		return s.until(ctx, "replay", "--from", "life", "--to", to, "--into", into, "--timestamp", "now")
 	})
-	t.Logf("FIGURES commit to consumer of the stream: median %s beside a replay, %s without: ratio %.2f", with, without, float64(with)/float64(without))
+	fmt.Printf("FIGURES commit to consumer of the stream: median %s beside a replay, %s without: ratio %.2f\n", with, without, float64(with)/float64(without))
 
 	s.exec("GRANT SELECT, DELETE ON outbox TO " + s.slot)
 	s.walpost("bookmark", "drop", "life")
@@ -80,7 +80,7 @@ func TestOperate(t *testing.T) {
 	with, without = alternate(t, fill, probe.write, func(ctx context.Context) error {
 		return s.until(ctx, "purge", "--older-than", "0")
 	})
-	t.Logf("FIGURES a writer's commit: median %s beside a purge, %s without: ratio %.2f", with, without, float64(with)/float64(without))
+	fmt.Printf("FIGURES a writer's commit: median %s beside a purge, %s without: ratio %.2f\n", with, without, float64(with)/float64(without))
 	probe.stop()
 	s.caughtUp(time.Minute)
 	s.purge("--older-than", "0")

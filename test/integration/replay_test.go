@@ -292,7 +292,7 @@ func TestReplayResumes(t *testing.T) {
 					}
 					more += max(0, count-1)
 				}
-				t.Logf("FIGURES killed replay: %d lost, %d repeated of %d", lost, more, n)
+				fmt.Printf("FIGURES killed replay: %d lost, %d repeated of %d\n", lost, more, n)
 				if lost > 0 || more > n/4 {
 					t.Errorf("%d lost, %d repeated", lost, more)
 				}
