@@ -22,6 +22,9 @@ func TestArgumentsBeforeServer(t *testing.T) {
 		{"a long name", "bookmark create b --slot " + long, []string{"longer than the 63 bytes"}},
 		{"advance what where", "bookmark advance No --to there", []string{`bookmark "No": want 1 to 32`, `--to: parse LSN "there"`}},
 		{"drop what", "bookmark drop No", []string{`bookmark "No": want 1 to 32`}},
+		{"purge by a negative age", "purge --older-than=-36h", []string{`--older-than: "-36h" is negative`}},
+		{"purge by a negative rest", "purge --older-than 1d-36h", []string{`--older-than: "1d-36h" is negative`}},
+		{"rows backwards", "replay --source table --from -2h --to -3h", []string{"--to is before --from"}},
 		{"replay of nothing", "replay", []string{"give --from, or --resume"}},
 		{"replay with all wrong", "replay --source tape --order-by at --from x/y --to -soon --timestamp then --rate=-1", []string{
 			`--source "tape": want wal or table`, "--order-by goes with --source table only", `--from: parse LSN "x/y"`,

@@ -30,8 +30,9 @@ before a saved position that lies beyond the end of WAL, as on a server that has
 WAL. One below what the slot has confirmed is always refused, since a slot never goes
 back (see walpost replay), and one beyond the end of WAL.
 
-With --force, and where there was no checkpoint, it also removes what is noted in Kafka of how far the database is published:
-a server that takes the place of another, and is behind that, is then not refused as a copy.`,
+With --force, or where there was no checkpoint, it also removes what is noted in Kafka
+of how far the database is published: a server that takes the place of another, and is
+behind that, is then not refused as a copy.`,
 		Example: "  walpost checkpoint set 16/B374D848",
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {

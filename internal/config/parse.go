@@ -149,25 +149,28 @@ var duration = parser[time.Duration]{kind: kindDuration, parse: func(s string) (
 	return d, nil
 }}
 
-// span is a duration that may be long: it takes days too, as in 7d or 1d12h.
-var span = parser[time.Duration]{kind: kindDuration, parse: func(s string) (time.Duration, error) {
-	days, rest, found := strings.Cut(s, "d")
-	if !found {
-		return duration.parse(s)
+// span is a duration that may be long: it takes days too, as in 7d or 1d12h. It is never
+// negative, since an age that is would be taken for none.
+var span = parser[time.Duration]{kind: kindDuration, parse: func(s string) (d time.Duration, err error) {
+	rest := s
+	if days, after, found := strings.Cut(s, "d"); found {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return invalid[time.Duration](strconv.Quote(s)+" is not a duration", "a number with a unit, as in 90m, 36h, 7d or 1d12h")
+		}
+		d, rest = time.Duration(n)*24*time.Hour, after
 	}
-	n, err := strconv.ParseUint(days, 10, 16)
-	if err != nil {
-		return invalid[time.Duration](strconv.Quote(s)+" is not a duration", "a number with a unit, as in 90m, 36h, 7d or 1d12h")
-	}
-	d := time.Duration(n) * 24 * time.Hour
-	if rest == "" {
+	if rest == "" && d > 0 {
 		return d, nil
 	}
 	more, err := duration.parse(rest)
+	if err == nil && more < 0 {
+		return invalid[time.Duration](strconv.Quote(s)+" is negative", "an age, as in 36h or 7d")
+	}
 	return d + more, err
 }}
 
-// ParseSpan reads a duration that may be long, as in 90m, 36h, 7d or 1d12h.
+// ParseSpan reads a duration that may be long, as in 90m, 36h, 7d or 1d12h, and is not negative.
 func ParseSpan(s string) (time.Duration, error) { return orZero(span).parse(s) }
 
 func durationHint(s string) string {

@@ -45,6 +45,9 @@ func ResolveTable(live, from, to string, opts Options) (Plan, error) {
 		}
 		*c.at = pt.time
 	}
+	if len(errs) == 0 && !p.Until.IsZero() && p.Until.Before(p.Since) {
+		errs = append(errs, errors.New("--to is before --from: no row lies between"))
+	}
 	return p, errors.Join(errs...)
 }
 

@@ -29,7 +29,7 @@ func Refuse(hint, format string, args ...any) error {
 
 // StartAnew is the end of a hint for a saved position that means nothing any more: it makes the
 // next start go by the slot's own.
-const StartAnew = "run walpost checkpoint set LSN --force with the slot's confirmed_flush_lsn"
+const StartAnew = "run walpost checkpoint set LSN --force with the slot's confirmed_flush_lsn (with exactly-once, whose position is in Kafka, take another slot)"
 
 func (e *RefusedError) Error() string { return e.Err.Error() }
 
