@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
@@ -27,9 +25,6 @@ type load struct {
 	own   []string      // settings of walpost's; if not nil only walpost runs
 	pulls bool          // with them it must pull
 }
-
-// sessions is how many connections write.
-const sessions = 8
 
 // ramp goes from 100 to high events per second and back.
 func ramp(high float64, total time.Duration) func(time.Duration) float64 {
@@ -230,57 +225,6 @@ func (l load) schedule() []time.Duration {
 	return due
 }
 
-func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []time.Duration, session int, l load, took *hdrhistogram.Histogram) error {
-	conn, err := pgx.Connect(ctx, dsn)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = conn.Close(ctx) }()
-	const insert = `INSERT INTO outbox (aggregatetype, aggregateid, type, payload)
-		SELECT 'order', 'order-' || (n % 1000), 'created', ($3 || substr($4, 1 + (n - $1) * $5, $5) || '"}')::jsonb FROM generate_series($1::int, $2::int) n`
-	pads := newPads()
-	for i := session; i < len(schedule); i += sessions {
-		due := begun.Add(schedule[i])
-		time.Sleep(time.Until(due))
-		head := fmt.Sprintf(`{"due": %d, "pad": "`, due.UnixNano())
-		if _, err := conn.Exec(ctx, insert, i*l.batch, (i+1)*l.batch-1, head, pads.next(l.batch), padBytes); err != nil {
-			return err
-		}
-		if schedule[i] >= l.cold {
-			if err := took.RecordValue(time.Since(due).Microseconds()); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// padBytes fills a payload up to some 300 bytes.
-const padBytes = 260
-
-// pads is random text, so much that it does not repeat itself within what is compressed at
-// once.
-type pads struct {
-	text string
-	at   int
-}
-
-func newPads() *pads {
-	random := make([]byte, 1<<20)
-	_, _ = rand.Read(random) // never fails
-	return &pads{text: base64.RawStdEncoding.EncodeToString(random)}
-}
-
-// next is the text for so many rows.
-func (p *pads) next(rows int) string {
-	if p.at+rows*padBytes > len(p.text) {
-		p.at = 0
-	}
-	from := p.at
-	p.at += rows * padBytes
-	return p.text[from:p.at]
-}
-
 // consume returns the percentiles of what is not cold, when all events have arrived.
 func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l load, total int) (p percentiles, err error) {
 	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumeTopics(topic),
@@ -300,8 +244,8 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 		}
 		now := time.Now()
 		fetches.EachRecord(func(r *kgo.Record) {
-			var ns int64
-			if _, err := fmt.Sscanf(string(r.Value), `{"due": %d`, &ns); err != nil {
+			due, ok := dueOf(r.Value)
+			if !ok {
 				return // one of the first
 			}
 			id := eventID(r)
@@ -310,7 +254,6 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 				return
 			}
 			ids[id] = struct{}{}
-			due := time.Unix(0, ns)
 			if due.Sub(begun) < l.cold {
 				return
 			}

@@ -27,16 +27,3 @@ func TestReportKeepsTheOther(t *testing.T) {
 		t.Errorf("got %+v", got)
 	}
 }
-
-// A row's part of the text is never cut off, and goes on where the last has ended.
-func TestPads(t *testing.T) {
-	p := newPads()
-	if first, second := p.next(1), p.next(1); first == second {
-		t.Error("two rows have the same text")
-	}
-	for range len(p.text) / padBytes {
-		if got := p.next(7); len(got) != 7*padBytes {
-			t.Fatalf("%d bytes for 7 rows", len(got))
-		}
-	}
-}
