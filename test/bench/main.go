@@ -17,6 +17,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +32,7 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
+	debug.SetGCPercent(400) // the cores are the contenders'
 	err := error(nil)
 	if len(os.Args) > 1 && os.Args[1] == relayCommand {
 		err = relay(ctx, os.Args[2:])

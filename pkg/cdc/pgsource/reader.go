@@ -210,10 +210,11 @@ func (st *Stream) message(ctx context.Context, h cdc.Handler, x *pgoutput.XLogDa
 	return nil
 }
 
-// pace tells the socket's reader whether the stream is behind. Both times are the
-// server's clock.
+// pace tells the socket's reader of a commit: how fast they come, and whether the stream is
+// behind. Both times are the server's clock.
 func (st *Stream) pace(sent, committed time.Time) {
 	if repl := st.repl.Load(); repl != nil { // a replay has none
+		repl.reader.rate.commit(committed)
 		repl.reader.behind = sent.Sub(committed) > maxFresh
 	}
 }

@@ -22,6 +22,17 @@ const (
 	// maxFresh is the age at which a commit, when it is sent, shows that the
 	// stream is behind.
 	maxFresh = 100 * time.Millisecond
+
+	// While commits are less than maxDense apart in the mean, reads are at least
+	// spacing apart.
+	maxDense = 500 * time.Microsecond
+	spacing  = time.Millisecond
+
+	// meanOf is over how many commits that mean is, roughly.
+	meanOf = 64
+
+	// maxGap bounds what one quiet time adds to it, so that a burst is noticed soon.
+	maxGap = 10 * maxDense
 )
 
 // socketReader buffers what comes from the server, and knows how long the server
@@ -31,13 +42,20 @@ const (
 // message by itself, three for a transaction of one row. A reader that keeps up
 // is woken for each, and hands over records by ones and twos, which fill no
 // batch: on a small machine both are taken from the server. Events that are late
-// lose nothing by a few milliseconds more; while caught up there is no pause. The
+// lose nothing by a few milliseconds more.
+//
+// While it keeps up with thousands of commits a second, each of the wake-ups, requests
+// and fetches on the way to a consumer would be for one or two events, and on a small
+// machine they wait for each other: there a read comes at most each millisecond, and an
+// event waits for half of that in the mean. With fewer commits there is no pause. The
 // socket's buffers are left alone: with a receive window smaller than a loopback
 // packet the sender waits for its persist timer.
 type socketReader struct {
 	src    io.Reader
 	raw    syscall.RawConn // of the socket itself; nil if it has none
 	behind bool            // owned by the goroutine that reads
+	rate   commitRate      // the same
+	last   time.Time       // when the last read had its bytes; the same
 
 	buf  []byte
 	r, w int
@@ -69,6 +87,9 @@ func (s *socketReader) Read(b []byte) (int, error) {
 
 // fill reads the socket once.
 func (s *socketReader) fill(b []byte) (int, error) {
+	if d := s.wait(); d > 0 {
+		time.Sleep(d)
+	}
 	s.lastRead.Store(cdc.Stamp(time.Now())) // what came before, a handler may have been busy with for long
 	s.reading.Store(true)
 	n, err := s.src.Read(b)
@@ -77,6 +98,7 @@ func (s *socketReader) fill(b []byte) (int, error) {
 		return 0, err
 	}
 	now := time.Now()
+	s.last = now
 	s.lastRead.Store(cdc.Stamp(now))
 	if s.behind && err == nil {
 		n += s.gather(b[n:], now.Add(maxGather))
@@ -84,6 +106,36 @@ func (s *socketReader) fill(b []byte) (int, error) {
 	s.total.Add(int64(n))
 	return n, nil // an error comes again
 }
+
+// wait is how long the next read is to wait, so that reads are spacing apart.
+func (s *socketReader) wait() time.Duration {
+	if s.behind || !s.rate.dense() {
+		return 0 // gather has its own pauses
+	}
+	return max(0, spacing-time.Since(s.last))
+}
+
+// commitRate knows how far apart commits are. Its zero value knows of none.
+type commitRate struct {
+	last time.Time
+	mean time.Duration // between commits; 0 before there were two
+}
+
+// commit notes when a transaction was committed, by the server's clock.
+func (c *commitRate) commit(at time.Time) {
+	gap := maxGap
+	if !c.last.IsZero() {
+		gap = min(max(at.Sub(c.last), 0), maxGap) // clocks step, and commits overtake each other
+	}
+	if c.mean == 0 {
+		c.mean = maxGap
+	}
+	c.mean += (gap - c.mean) / meanOf
+	c.last = at
+}
+
+// dense reports whether commits come so fast that it is better to take several at once.
+func (c *commitRate) dense() bool { return c.mean > 0 && c.mean < maxDense }
 
 // gather reads on until b is nearly full or the deadline has passed. It never waits for bytes that are not there.
 func (s *socketReader) gather(b []byte, deadline time.Time) int {

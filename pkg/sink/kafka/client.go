@@ -37,13 +37,6 @@ const (
 	produceTimeout = 10 * time.Second
 	requestOverrun = 5 * time.Second
 
-	// maxRequestsInFlight is how many produce requests a broker is given at a
-	// time. While one is under way, what comes in the meantime fills the next,
-	// so batches grow with the load and an idle pipe still sends at once. With
-	// the usual five, a steady stream goes out in requests of a record or two,
-	// which costs walpost and the broker most of a core each.
-	maxRequestsInFlight = 1
-
 	// transactionLinger is how long the first record after a commit waits at the
 	// least, unless its own transaction is committed before: while the markers
 	// of the last one are being written a broker refuses it, and then it waits
@@ -101,7 +94,6 @@ func (s *Sink) newClient() (*kgo.Client, error) {
 		kgo.RecordPartitioner(newPartitioner()),
 		compression(s.cfg.Compression),
 		kgo.ProducerLinger(s.linger()),
-		kgo.MaxProduceRequestsInflightPerBroker(maxRequestsInFlight),
 		kgo.ProducerBatchMaxBytesFn(s.topics.limit),
 		kgo.BrokerMaxWriteBytes(maxRequestBytes),
 
