@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,11 +166,17 @@ func benchEnviron(cfg config.Config, environ []string, n bench.Names) []string {
 	if cfg.Delivery.Guarantee == config.ExactlyOnce {
 		instead["checkpoint.store"] = string(config.StoreKafka)
 	}
-	var own []string
-	for _, v := range environ {
-		if !strings.HasPrefix(v, "WALPOST_") {
-			own = append(own, v)
-		}
-	}
-	return append(own, cfg.Environ(instead)...)
+	return append(unhidden(environ), cfg.Environ(instead)...)
+}
+
+// benchHidden begin the variables that the bench's process does not get: the settings, which
+// it gets anew; where spans go, which nobody wants of made-up events; and the service manager,
+// which would take it for the service.
+var benchHidden = []string{"WALPOST_", "OTEL_", "NOTIFY_SOCKET=", "WATCHDOG_"}
+
+// unhidden returns what else there is.
+func unhidden(environ []string) []string {
+	return slices.DeleteFunc(slices.Clone(environ), func(v string) bool {
+		return slices.ContainsFunc(benchHidden, func(prefix string) bool { return strings.HasPrefix(v, prefix) })
+	})
 }

@@ -127,9 +127,13 @@ func (b *bench) recvlogical(dsn string) starter {
 }
 
 func (b *bench) startWalpost(dsn string, args ...string) starter {
+	return b.startWalpostAt(b.kafka.Addrs(), dsn, args...)
+}
+
+func (b *bench) startWalpostAt(brokers []string, dsn string, args ...string) starter {
 	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
 		return startProgram(exec.CommandContext(ctx, b.walpost, append([]string{
-			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(b.kafka.Addrs(), ","),
+			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(brokers, ","),
 			"--outbox.topic", topic, "--admin.listen", "",
 		}, args...)...), true)
 	}

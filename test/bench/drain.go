@@ -26,8 +26,8 @@ type sample struct {
 	servers
 }
 
-// drain measures how long each contender takes for a backlog.
-func (b *bench) drain(ctx context.Context, w workload) error {
+// drain measures how long each of the contenders takes for a backlog.
+func (b *bench) drain(ctx context.Context, w workload, contenders []contender) error {
 	const origin = `SELECT pg_create_logical_replication_slot('origin', 'pgoutput')`
 	if _, err := b.conn.Exec(ctx, origin); err != nil {
 		return err
@@ -41,7 +41,6 @@ func (b *bench) drain(ctx context.Context, w workload) error {
 		return err
 	}
 	fmt.Printf("\n%s: %d events of %d bytes, written in %.1f s\n", w.Name, w.Events, w.Bytes, time.Since(begun).Seconds())
-	contenders := b.selectedContenders()
 	all := make([][]sample, len(contenders))
 	for round := range b.rounds + 1 { // the first warms up, and is not counted
 		for n := range contenders {

@@ -27,16 +27,21 @@ func growth() []workload {
 	return all
 }
 
-// grow measures what growth lists, and what shards bring.
+// grow measures what growth lists, what brokers that are far away cost, and what shards bring.
 func (b *bench) grow(ctx context.Context) error {
 	if b.settings.contenders == "" {
 		b.settings.contenders = walpostTCP + "," + floorTCP
 	}
 	for _, w := range growth() {
 		if selected(b.workloads, w.Name) {
-			if err := b.drain(ctx, w.scaled(b.scale)); err != nil {
+			if err := b.drain(ctx, w.scaled(b.scale), b.selectedContenders()); err != nil {
 				return fmt.Errorf("%s: %w", w.Name, err)
 			}
+		}
+	}
+	if selected(b.workloads, "brokers away") {
+		if err := b.away(ctx); err != nil {
+			return fmt.Errorf("brokers away: %w", err)
 		}
 	}
 	if !selected(b.workloads, "shards") {

@@ -76,7 +76,7 @@ func (b *bench) warmUp(ctx context.Context) error {
 	if b.rates == "" {
 		return nil
 	}
-	l := load{name: "warm-up", rate: func(time.Duration) float64 { return 5000 }, total: 3 * b.duration, batch: 1}
+	l := load{name: "warm-up", rate: func(time.Duration) float64 { return 5000 }, total: 45 * time.Second, batch: 1}
 	for _, c := range b.selectedContenders() {
 		if c.latency {
 			_, err := b.latency(ctx, c, l)
@@ -252,7 +252,7 @@ func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l lo
 		return p, err
 	}
 	defer cl.Close()
-	ctx, cancel := context.WithTimeout(ctx, b.duration+runLimit)
+	ctx, cancel := context.WithTimeout(ctx, l.total+runLimit)
 	defer cancel()
 	all, last := newHistogram(), newHistogram()
 	ids := make(map[string]struct{}, total)

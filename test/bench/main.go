@@ -32,7 +32,6 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	debug.SetGCPercent(400) // the cores are the contenders'
 	err := error(nil)
 	if len(os.Args) > 1 && os.Args[1] == relayCommand {
 		err = relay(ctx, os.Args[2:])
@@ -66,6 +65,7 @@ type bench struct {
 	pg      *testenv.PostgresServer
 	relayPG *testenv.PostgresServer // the relay's own: it writes as much WAL as it reads; nil until wanted
 	kafka   *testenv.KafkaServer
+	proxy   *awayProxy // in front of it; nil unless growth is measured
 	conn    *pgx.Conn
 	admin   *kadm.Client // of the brokers
 	walpost string       // the binary
@@ -75,6 +75,7 @@ type bench struct {
 }
 
 func run(ctx context.Context) (err error) {
+	debug.SetGCPercent(400) // the cores are the contenders'
 	var b bench
 	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each contender")
 	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
@@ -85,7 +86,7 @@ func run(ctx context.Context) (err error) {
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
 	flag.StringVar(&b.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
-	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it, and what shards bring")
+	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it and how far away the brokers are, and what shards bring")
 	flag.Parse()
 	if b.from != "" {
 		return redraw(b.from, b.svg)
@@ -117,7 +118,7 @@ func run(ctx context.Context) (err error) {
 // compare measures the contenders.
 func (b *bench) compare(ctx context.Context) error {
 	for _, w := range b.selectedWorkloads() {
-		if err := b.drain(ctx, w); err != nil {
+		if err := b.drain(ctx, w, b.selectedContenders()); err != nil {
 			return fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
@@ -143,7 +144,14 @@ func (b *bench) start(ctx context.Context) (err error) {
 	if b.pg, err = startPostgres(ctx); err != nil {
 		return err
 	}
-	if b.kafka, err = testenv.StartKafka(ctx, testenv.KafkaConfig{Source: testenv.Programs, Load: true, Heap: "1g"}); err != nil {
+	brokers := testenv.KafkaConfig{Source: testenv.Programs, Load: true, Heap: "1g"}
+	if b.growth {
+		if b.proxy, err = newAwayProxy(ctx); err != nil {
+			return errors.Join(err, b.pg.Close())
+		}
+		brokers.Listeners, brokers.Advertised = map[string]string{listenerAway: "PLAINTEXT"}, map[string]string{listenerAway: b.proxy.proxy.Listen}
+	}
+	if b.kafka, err = testenv.StartKafka(ctx, brokers); err != nil {
 		return errors.Join(err, b.pg.Close())
 	}
 	if b.admin, err = kadm.NewOptClient(kgo.SeedBrokers(b.kafka.Addrs()...)); err == nil {

@@ -118,6 +118,20 @@ func (s *stage) sessions() (encrypted, plain int) {
 	return encrypted, plain
 }
 
+// A stream over TLS, where each message comes as a record of its own, catches up with what it
+// is behind, also where that may not be pulled.
+func TestSecurePostgresBehind(t *testing.T) {
+	ca := envtest.NewAuthority(t)
+	pg := securePostgres(t, ca)
+	s := newStage(t, envtest.NewDatabaseOn(t, pg), envtest.Kafka(t).Addrs())
+	s.set(fmt.Sprintf("POSTGRES_DSN=user=%s password=x host=127.0.0.1 port=%d dbname=%s sslmode=verify-full sslrootcert=%s", s.slot, s.conn.Config().Port, s.db.Name, ca.File))
+	s.fill(harness.OneRow, 1, 10_000)
+	p := s.start("run", "--postgres.pull_above", "0")
+	s.caughtUp(time.Minute)
+	s.stop(p)
+	s.check()
+}
+
 // A password that is changed under a running walpost is an outage: it says why, and
 // goes on when that is mended.
 func TestSecurePostgresPasswordChanged(t *testing.T) {

@@ -14,6 +14,9 @@ func nap(d time.Duration) {
 	_ = syscall.Nanosleep(&ts, nil) // woken early is good enough
 }
 
+// tellsWaiting says that waiting can tell.
+const tellsWaiting = true
+
 // waiting returns how many bytes a read would give at once.
 func waiting(fd uintptr) int {
 	n, err := unix.IoctlGetInt(int(fd), unix.TIOCINQ)

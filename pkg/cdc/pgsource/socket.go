@@ -24,14 +24,15 @@ const (
 	maxFresh = 100 * time.Millisecond
 
 	// While commits are less than maxDense apart in the mean, reads are at least
-	// spacing apart.
-	maxDense = 500 * time.Microsecond
+	// spacing apart, and up to twice that: the runtime's timers have milliseconds.
+	maxDense = 600 * time.Microsecond
 	spacing  = time.Millisecond
 
 	// meanOf is over how many commits that mean is, roughly.
 	meanOf = 64
 
-	// maxGap bounds what one quiet time adds to it, so that a burst is noticed soon.
+	// maxGap is a quiet time, after which the mean begins anew with it: some 160 commits
+	// in a row are fast then, before a read waits.
 	maxGap = 10 * maxDense
 )
 
@@ -46,13 +47,15 @@ const (
 //
 // While it keeps up with thousands of commits a second, each of the wake-ups, requests
 // and fetches on the way to a consumer would be for one or two events, and on a small
-// machine they wait for each other: there a read comes at most each millisecond, and an
-// event waits for half of that in the mean. With fewer commits there is no pause. The
+// machine they wait for each other: there a read comes at most each millisecond. With
+// fewer commits, and after a quiet time, there is no pause.
+//
+// Neither is done over TLS, where a read brings one record, which is one message. The
 // socket's buffers are left alone: with a receive window smaller than a loopback
 // packet the sender waits for its persist timer.
 type socketReader struct {
 	src    io.Reader
-	raw    syscall.RawConn // of the socket itself; nil if it has none
+	raw    syscall.RawConn // of the socket itself; nil if it has none, or is encrypted
 	behind bool            // owned by the goroutine that reads
 	rate   commitRate      // the same
 	last   time.Time       // when the last read had its bytes; the same
@@ -100,7 +103,7 @@ func (s *socketReader) fill(b []byte) (int, error) {
 	now := time.Now()
 	s.last = now
 	s.lastRead.Store(cdc.Stamp(now))
-	if s.behind && err == nil {
+	if s.behind && s.takesAll() && err == nil {
 		n += s.gather(b[n:], now.Add(maxGather))
 	}
 	s.total.Add(int64(n))
@@ -109,29 +112,31 @@ func (s *socketReader) fill(b []byte) (int, error) {
 
 // wait is how long the next read is to wait, so that reads are spacing apart.
 func (s *socketReader) wait() time.Duration {
-	if s.behind || !s.rate.dense() {
+	if s.behind || !s.takesAll() || !s.rate.dense() {
 		return 0 // gather has its own pauses
 	}
 	return max(0, spacing-time.Since(s.last))
 }
 
+// takesAll reports whether a read brings all that waits in the socket, and that can be told.
+// Else a pause before each would be one for each message.
+func (s *socketReader) takesAll() bool { return tellsWaiting && s.raw != nil }
+
 // commitRate knows how far apart commits are. Its zero value knows of none.
 type commitRate struct {
 	last time.Time
-	mean time.Duration // between commits; 0 before there were two
+	mean time.Duration // between commits; 0 before the first
 }
 
 // commit notes when a transaction was committed, by the server's clock.
 func (c *commitRate) commit(at time.Time) {
-	gap := maxGap
-	if !c.last.IsZero() {
-		gap = min(max(at.Sub(c.last), 0), maxGap) // clocks step, and commits overtake each other
-	}
-	if c.mean == 0 {
+	gap := max(at.Sub(c.last), 0) // clocks step back, and commits overtake each other
+	c.last = at
+	if c.mean == 0 || gap >= maxGap {
 		c.mean = maxGap
+		return
 	}
 	c.mean += (gap - c.mean) / meanOf
-	c.last = at
 }
 
 // dense reports whether commits come so fast that it is better to take several at once.
