@@ -36,8 +36,8 @@ a bench has left that was killed, --clean removes.
            when the consumer has it
 
 Of your configuration it takes servers, security, speed and guarantee. What turns rows into
-records is left out, and so are the schema registry, messages, snapshot, replay, purge and
-the admin server: the consumer must find what was written.
+records is left out, and so are the schema registry, messages, snapshot, replay, purge,
+spans and the admin server: the consumer must find what was written.
 
 The position is kept in the slot, or with exactly-once in a topic that is removed too.
 

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"strconv"
 	"strings"
 	"time"
 
@@ -19,13 +21,15 @@ const listenerAway = "AWAY"
 // awayProxy makes the broker seem to be elsewhere.
 type awayProxy struct{ proxy *toxiproxy.Proxy }
 
-// newAwayProxy takes an address, and carries nothing yet.
+// newAwayProxy takes an address, and carries nothing yet. The port is below those that the
+// system gives to outgoing connections: none of these may take it meanwhile.
 func newAwayProxy(ctx context.Context) (*awayProxy, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
+	const first, ports = 20_000, 12_000
+	addr := net.JoinHostPort("127.0.0.1", strconv.Itoa(first+rand.IntN(ports)))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("an address for the proxy in front of the broker: %w", err)
 	}
-	addr := l.Addr().String()
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	return &awayProxy{toxiproxy.NewProxy(server, "away", addr, "")}, l.Close()
 }

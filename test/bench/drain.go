@@ -42,7 +42,7 @@ func (b *bench) drain(ctx context.Context, w workload, contenders []contender) e
 	}
 	fmt.Printf("\n%s: %d events of %d bytes, written in %.1f s\n", w.Name, w.Events, w.Bytes, time.Since(begun).Seconds())
 	all := make([][]sample, len(contenders))
-	for round := range b.rounds + 1 { // the first warms up, and is not counted
+	for round := range b.rounds + 1 { // in the first walpost warms up where it is among them; that is not counted
 		for n := range contenders {
 			i := (n + round) % len(contenders) // each follows another one in each round
 			c := contenders[i]
