@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// The bench's process sees neither where our spans go nor our service manager, and no setting
-// but those that it is given.
+// The bench's process sees neither where our spans go nor our service manager, nor
+// settings that it was not given.
 func TestBenchEnviron(t *testing.T) {
 	environ := []string{
 		"PATH=/bin", "OTELLO=kept", "WALPOST_OUTBOX_TABLE=orders", "OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318",

@@ -19,7 +19,7 @@ import (
 const listenerAway = "AWAY"
 
 // awayProxy makes the broker seem to be elsewhere.
-type awayProxy struct{ proxy *toxiproxy.Proxy }
+type awayProxy struct{ *toxiproxy.Proxy }
 
 // newAwayProxy takes an address, and carries nothing yet. The port is below those that the
 // system gives to outgoing connections: none of these may take it meanwhile.
@@ -36,24 +36,24 @@ func newAwayProxy(ctx context.Context) (*awayProxy, error) {
 
 // carry sends all to a server, and delays it so that an answer takes rtt.
 func (a *awayProxy) carry(ctx context.Context, to string, rtt time.Duration) error {
-	a.proxy.Stop()
-	a.proxy.Toxics.ResetToxics(ctx)
-	a.proxy.Upstream = to
+	a.Stop()
+	a.Toxics.ResetToxics(ctx)
+	a.Upstream = to
 	var err error
 	for _, stream := range []string{"upstream", "downstream"} {
 		data, merr := json.Marshal(map[string]any{
 			"type": "latency", "stream": stream, "attributes": map[string]int64{"latency": (rtt / 2).Milliseconds()},
 		})
-		_, aerr := a.proxy.Toxics.AddToxicJson(strings.NewReader(string(data)))
+		_, aerr := a.Toxics.AddToxicJson(strings.NewReader(string(data)))
 		err = errors.Join(err, merr, aerr)
 	}
-	return errors.Join(err, a.proxy.Start())
+	return errors.Join(err, a.Start())
 }
 
 // away measures a backlog into a broker that takes its time to answer, with the default of
 // what is in flight and with more.
 func (b *bench) away(ctx context.Context) error {
-	defer b.proxy.proxy.Stop()
+	defer b.proxy.Stop()
 	var contenders []contender
 	for _, rtt := range []time.Duration{0, 2 * time.Millisecond, 20 * time.Millisecond, 50 * time.Millisecond} {
 		for _, flight := range []string{"6MiB", "24MiB"} {

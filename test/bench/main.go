@@ -149,7 +149,7 @@ func (b *bench) start(ctx context.Context) (err error) {
 		if b.proxy, err = newAwayProxy(ctx); err != nil {
 			return errors.Join(err, b.pg.Close())
 		}
-		brokers.Listeners, brokers.Advertised = map[string]string{listenerAway: "PLAINTEXT"}, map[string]string{listenerAway: b.proxy.proxy.Listen}
+		brokers.Listeners, brokers.Advertised = map[string]string{listenerAway: "PLAINTEXT"}, map[string]string{listenerAway: b.proxy.Listen}
 	}
 	if b.kafka, err = testenv.StartKafka(ctx, brokers); err != nil {
 		return errors.Join(err, b.pg.Close())

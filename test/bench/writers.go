@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"strconv"
-	"syscall"
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
@@ -58,15 +57,6 @@ func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []tim
 		}
 	}
 	return nil
-}
-
-// sleepUntil returns at once if t has passed. The runtime's own timers wake a process that is
-// idle up to a millisecond late, and several at once, where many are due one after the other.
-func sleepUntil(t time.Time) {
-	for d := time.Until(t); d > 0; d = time.Until(t) {
-		ts := syscall.NsecToTimespec(d.Nanoseconds())
-		_ = syscall.Nanosleep(&ts, nil) // any signal ends it early, and the runtime sends itself some
-	}
 }
 
 // dueHead is how a payload begins, as jsonb has it too.

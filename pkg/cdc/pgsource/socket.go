@@ -58,7 +58,6 @@ type socketReader struct {
 	raw    syscall.RawConn // of the socket itself; nil if it has none, or is encrypted
 	behind bool            // owned by the goroutine that reads
 	rate   commitRate      // the same
-	last   time.Time       // when the last read had its bytes; the same
 
 	buf  []byte
 	r, w int
@@ -101,7 +100,6 @@ func (s *socketReader) fill(b []byte) (int, error) {
 		return 0, err
 	}
 	now := time.Now()
-	s.last = now
 	s.lastRead.Store(cdc.Stamp(now))
 	if s.behind && s.takesAll() && err == nil {
 		n += s.gather(b[n:], now.Add(maxGather))
@@ -115,7 +113,7 @@ func (s *socketReader) wait() time.Duration {
 	if s.behind || !s.takesAll() || !s.rate.dense() {
 		return 0 // gather has its own pauses
 	}
-	return max(0, spacing-time.Since(s.last))
+	return max(0, spacing-time.Since(cdc.Stamped(s.lastRead.Load())))
 }
 
 // takesAll reports whether a read brings all that waits in the socket, and that can be told.
