@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"io"
@@ -115,32 +114,4 @@ func TestStatusWatch(t *testing.T) {
 		shown.next(t, "status after a failure", document)
 		stop()
 	})
-}
-
-// On a terminal each screen takes the place of the one before.
-func TestStatusWatchOnTerminal(t *testing.T) {
-	db := envtest.NewDatabase(t)
-	keyboard, screen := terminal(t)
-	shown := make(screens, 100)
-	go func() {
-		var screen bytes.Buffer
-		b := make([]byte, 1)
-		for {
-			if _, err := keyboard.Read(b); err != nil {
-				return
-			}
-			screen.Write(b)
-			if bytes.HasSuffix(screen.Bytes(), []byte("\x1b[J")) {
-				shown <- screen.String()
-				screen.Reset()
-			}
-		}
-	}()
-	stop := watch(t, screen, io.Discard, "--dsn", db.DSN, "--slot", "nosuch")
-	whole := func(s string) bool {
-		return strings.HasPrefix(s, "\x1b[Hwalpost status, ") && strings.Contains(s, "slot        nosuch") && strings.Contains(s, "\x1b[K")
-	}
-	shown.next(t, "status", whole)
-	shown.next(t, "status in the place of the one before", whole)
-	stop()
 }
