@@ -1,6 +1,7 @@
 package cdc
 
 import (
+	"slices"
 	"time"
 	"unsafe"
 
@@ -40,29 +41,30 @@ type Record struct {
 	Ordinal   int64
 
 	// Buf is memory that belongs to the record, for what Key, Value,
-	// Headers and ID point to.
+	// Headers and ID point to. Room makes room in it.
 	Buf []byte
+
+	own  []byte    // what Buf is at first: no more than ownBuf
+	lent [2][]byte // what else Buf is or was
 
 	tx    *Tx    // the transaction that waits for it
 	batch *batch // who waits for it, if it is of no transaction
 }
 
 const (
-	// maxKept is how many bytes of records are kept for others. While a backlog is
-	// published all are in use, and what is given back is taken again at once.
+	// maxKept is how many bytes of records are kept for others, and of buffers. While a
+	// backlog is published all are in use, and what is given back is taken again at once.
 	maxKept = 8 << 20
 
-	// maxKeptBuf is the largest buffer that is kept. Large payloads are rare, and
-	// keeping their buffers would hold memory for nothing.
-	maxKeptBuf = 64 << 10
-
-	// smallBuf is the size of a buffer that is kept however little of it was used. Of
-	// a larger one a quarter must have been, or small records would come to hold the
-	// buffers of large ones.
-	smallBuf = 2 << 10
+	// ownBuf is the largest buffer that a record keeps to itself. Larger ones are lent,
+	// or small records would come to hold the buffers of large ones.
+	ownBuf = 2 << 10
 )
 
-var records = freelist.List[Record]{Max: maxKept}
+var (
+	records = freelist.List[Record]{Max: maxKept}
+	buffers = freelist.Buffers{Max: maxKept}
+)
 
 // NewRecord returns an empty record, with whatever capacity an earlier one
 // left in Buf and Headers.
@@ -75,14 +77,35 @@ func NewRecord() *Record {
 	return r
 }
 
+// Room sees to it that n bytes can be appended to Buf without moving it. Where there is no
+// room for them Buf becomes another, empty one; what points into the one before stays
+// valid until Free.
+func (r *Record) Room(n int) {
+	switch {
+	case n <= cap(r.Buf)-len(r.Buf):
+		return
+	case len(r.Buf) == 0 && n <= ownBuf && r.lent[0] == nil:
+		r.own = slices.Grow([]byte(nil), n)
+		r.Buf = r.own
+		return
+	}
+	r.Buf = buffers.Get(n)
+	for i := range r.lent {
+		if r.lent[i] == nil {
+			r.lent[i] = r.Buf
+			return
+		}
+	} // beyond two it is the collector's
+}
+
 // Free gives r back for NewRecord. The caller must hold the last reference to
 // r, and to what its fields point to.
 func (r *Record) Free() {
-	buf, headers := r.Buf[:0], r.Headers[:0]
-	if cap(buf) > maxKeptBuf || cap(buf) > max(smallBuf, 4*len(r.Buf)) {
-		buf = nil
+	for _, buf := range r.lent {
+		buffers.Put(buf)
 	}
+	own, headers := r.own, r.Headers[:0]
 	clear(r.Headers)
-	*r = Record{Buf: buf, Headers: headers}
-	records.Put(r, int(unsafe.Sizeof(*r))+cap(buf)+cap(headers)*int(unsafe.Sizeof(Header{})))
+	*r = Record{Buf: own, own: own, Headers: headers}
+	records.Put(r, int(unsafe.Sizeof(*r))+cap(own)+cap(headers)*int(unsafe.Sizeof(Header{})))
 }

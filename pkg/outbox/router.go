@@ -135,7 +135,7 @@ func (r *Router) fill(rec *cdc.Record, p *plan, ev *cdc.Event) error {
 		return err
 	}
 	// What is appended below must not move the buffer.
-	rec.Buf = slices.Grow(rec.Buf[:0], p.bound(ev)+len(key)+len(value)+maxPosition)
+	rec.Room(p.bound(ev) + len(key) + len(value) + maxPosition)
 	if err := r.setBytes(rec, p, ev, key, value); err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ func (r *Router) salvage(err error, p *plan, ev *cdc.Event) (*cdc.Record, error)
 		_ = p.addCloudEvent(rec, ev) // else it has none
 	}
 	if r.settings.PositionHeaders {
-		rec.Buf = slices.Grow([]byte(nil), maxPosition)
+		rec.Room(maxPosition)
 		addPosition(rec, ev)
 	}
 	poison.Missing = strings.Join(s.missing, ",")

@@ -82,6 +82,9 @@ func (s *Sink) references(ctx context.Context, of sr.Schema, found []reference) 
 	return found, nil
 }
 
+// headerBytes is how much appendHeader appends.
+const headerBytes = 5
+
 func appendHeader(dst []byte, id int) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, magic), uint32(id))
 }

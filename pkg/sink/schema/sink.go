@@ -171,6 +171,7 @@ func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	if err != nil {
 		return err
 	}
+	r.Room(headerBytes + len(r.Value))
 	start := len(r.Buf)
 	buf, err := k.append(r.Buf, r.Value)
 	if err != nil && k.fetched.Before(begun) {
