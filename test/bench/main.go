@@ -115,14 +115,18 @@ func run(ctx context.Context) (err error) {
 	return errors.Join(err, b.report.write(b.growth, b.json, b.svg)) // of a run that has failed, what it has
 }
 
-// compare measures the contenders.
+// compare measures the contenders. Latencies come first: backlogs leave the servers gigabytes
+// to write and to clean up.
 func (b *bench) compare(ctx context.Context) error {
+	if err := b.latencies(ctx); err != nil {
+		return err
+	}
 	for _, w := range b.selectedWorkloads() {
 		if err := b.drain(ctx, w, b.selectedContenders()); err != nil {
 			return fmt.Errorf("%s: %w", w.Name, err)
 		}
 	}
-	return b.latencies(ctx)
+	return nil
 }
 
 // selected reports whether one of the comma-separated words is part of name.
