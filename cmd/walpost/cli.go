@@ -37,11 +37,11 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err == nil {
 		return exitOK
 	}
-	return c.report(err)
+	return c.report(cmd, err)
 }
 
 func (c *cli) root() *cobra.Command {
@@ -52,7 +52,10 @@ func (c *cli) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil { // cobra's own look is no usageError
+				return &usageError{err}
+			}
 			if c.output != "text" && c.output != "json" {
 				return &usageError{fmt.Errorf("--output %q: want text or json", c.output)}
 			}
@@ -60,7 +63,10 @@ func (c *cli) root() *cobra.Command {
 		},
 	}
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "what is printed: text or json")
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return config.FlagError(cmd.Flags(), err) })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return &usageError{config.FlagError(cmd.Flags(), err)}
+	})
+	helpBySubject(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.benchCommand(), c.configCommand(), c.statusCommand(), c.checkpointCommand(), c.bookmarkCommand(), c.replayCommand(), c.purgeCommand(), c.doctorCommand(), c.dlqCommand(), c.manCommand(), c.versionCommand())
@@ -83,12 +89,17 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return &usageError{err}
 }
 
-// report prints err with its hints and returns the exit code.
-func (c *cli) report(err error) int {
+// report prints what cmd has ended with and its hints, and returns the exit code.
+func (c *cli) report(cmd *cobra.Command, err error) int {
+	var usage *usageError
+	misused := errors.As(err, &usage)
 	var invalid *config.Error
 	if errors.As(err, &invalid) {
 		for _, p := range invalid.Problems {
 			c.complain(p.String(), p.Hint)
+		}
+		if misused {
+			c.hint(helpOf(cmd))
 		}
 		return exitInvalid
 	}
@@ -111,13 +122,14 @@ func (c *cli) report(err error) int {
 		hint = poisonHints[poison.Reason] + "; or set delivery.poison to dead-letter. Nothing behind this row was published"
 	}
 	c.hint(hint)
-	var usage *usageError
-	if errors.As(err, &usage) {
-		c.hint("see walpost --help")
+	if misused {
+		c.hint(helpOf(cmd))
 		return exitInvalid
 	}
 	return exitFailed
 }
+
+func helpOf(cmd *cobra.Command) string { return "see " + cmd.CommandPath() + " --help" }
 
 // poisonHints say what would let a poison row through.
 var poisonHints = map[cdc.PoisonReason]string{

@@ -19,6 +19,9 @@ func TestRun(t *testing.T) {
 		{name: "Version", args: []string{"version"}, code: exitOK, stdout: "walpost "},
 		{name: "UnknownCommand", args: []string{"rum"}, code: exitInvalid, stderr: `walpost: unknown command "rum" for "walpost": did you mean run?`},
 		{name: "UnknownFlag", args: []string{"run", "--dns", "x"}, code: exitInvalid, stderr: "did you mean --dsn?"},
+		{name: "UnlikelyFlag", args: []string{"purge", "--qqqqqqqq"}, code: exitInvalid, stderr: "see walpost purge --help"},
+		{name: "Exclusive", args: []string{"config", "--example", "--from-debezium", "x"}, code: exitInvalid, stderr: "see walpost config --help"},
+		{name: "CleanMeasuresNothing", args: []string{"bench", "--clean", "--rate", "5"}, code: exitInvalid, stderr: "[clean rate]"},
 		{name: "BadOutput", args: []string{"version", "-o", "xml"}, code: exitInvalid, stderr: "want text or json"},
 		{name: "Example", args: []string{"config", "--example"}, code: exitOK, stdout: "publication:"},
 		{name: "Masked", args: []string{"config", "--dsn", "postgres://u:hidden@h/db"}, code: exitOK, stdout: "****"},
@@ -42,6 +45,24 @@ func TestRun(t *testing.T) {
 				t.Error("a secret was printed")
 			}
 		})
+	}
+}
+
+// The flags of a command come before those that many have.
+func TestHelpTellsOwnFlagsFirst(t *testing.T) {
+	help := func(command string) string {
+		var stdout bytes.Buffer
+		if code := run(t.Context(), []string{command, "--help"}, nil, &stdout, &stdout); code != exitOK {
+			t.Fatalf("exit %d\n%s", code, stdout.String())
+		}
+		return stdout.String()
+	}
+	own, settings, found := strings.Cut(help("replay"), "\nSettings, ")
+	if !found || !strings.Contains(own, "--dry-run") || strings.Contains(own, "--kafka.linger") || strings.Contains(settings, "--dry-run") || !strings.Contains(settings, "--kafka.linger") {
+		t.Errorf("own flags:%s\nsettings: %s", own, settings)
+	}
+	if text := help("version"); strings.Contains(text, "Settings, ") {
+		t.Error(text)
 	}
 }
 

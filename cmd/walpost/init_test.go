@@ -154,7 +154,7 @@ func TestInitFails(t *testing.T) {
 		{"NoSchema", []string{"--dsn", db.DSN, "--outbox.table", "nowhere.outbox"}, exitFailed, "failed   table nowhere.outbox\n", "create the schema"},
 		{"NoDatabase", []string{"--dsn", strings.Replace(db.DSN, db.Name, db.Name+"_missing", 1)}, exitFailed, "", "name the outbox's database"},
 		{"NoServer", []string{"--dsn", "host=127.0.0.1 port=1"}, exitFailed, "", "check postgres.dsn"},
-		{"LongRole", []string{"--dsn", db.DSN, "--role", strings.Repeat("r", 64)}, exitInvalid, "", "see walpost --help"},
+		{"LongRole", []string{"--dsn", db.DSN, "--role", strings.Repeat("r", 64)}, exitInvalid, "", "see walpost init --help"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			stdout, stderr, code := walpost(t, append([]string{"init"}, test.args...)...)

@@ -26,6 +26,12 @@ func AddFlags(flags *pflag.FlagSet) {
 	}
 }
 
+// IsSetting reports whether AddFlags has added f, and not the command itself.
+func IsSetting(f *pflag.Flag) bool {
+	_, is := f.Value.(*flagValue)
+	return is || f.Name == fileFlag
+}
+
 func (s *setting) addFlag(flags *pflag.FlagSet, name, usage string) {
 	f := flags.VarPF(&flagValue{setting: s, text: s.Default}, name, "", usage)
 	if s.kind == kindBool {

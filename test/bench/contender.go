@@ -134,7 +134,7 @@ func (b *bench) startWalpostAt(brokers []string, dsn string, args ...string) sta
 	return func(ctx context.Context, slot, topic, _ string) (runner, error) {
 		return startProgram(exec.CommandContext(ctx, b.walpost, append([]string{
 			"run", "--dsn", dsn, "--slot", slot, "--brokers", strings.Join(brokers, ","),
-			"--outbox.topic", topic, "--admin.listen", "",
+			"--outbox.topic", topic, "--admin.listen", "127.0.0.1:0",
 		}, args...)...), true)
 	}
 }

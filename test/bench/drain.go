@@ -43,8 +43,7 @@ func (b *bench) drain(ctx context.Context, w workload, contenders []contender) e
 	fmt.Printf("\n%s: %d events of %d bytes, written in %.1f s\n", w.Name, w.Events, w.Bytes, time.Since(begun).Seconds())
 	all := make([][]sample, len(contenders))
 	for round := range b.rounds + 1 { // in the first walpost warms up where it is among them; that is not counted
-		for n := range contenders {
-			i := (n + round) % len(contenders) // each follows another one in each round
+		for _, i := range order(w.Name, round, len(contenders)) {
 			c := contenders[i]
 			if round == 0 && (w.first || c.name != walpostTCP) {
 				continue
@@ -109,6 +108,9 @@ func (b *bench) once(ctx context.Context, c contender, w workload, end string) (
 	}
 	if c.delivers {
 		_, err = b.verify(ctx, w.Events, topics...)
+	}
+	if err == nil && c.polls {
+		err = b.settleRelay(ctx)
 	}
 	if err == nil && !c.polls {
 		if !c.delivers {
@@ -242,6 +244,19 @@ func (b *bench) fillRelay(ctx context.Context, w workload) (err error) {
 	defer func() { err = errors.Join(err, conn.Close(ctx)) }()
 	w.batch = w.Events
 	return w.fill(ctx, conn)
+}
+
+// settleRelay has the relay's server do at once what its run has left for later.
+func (b *bench) settleRelay(ctx context.Context) error {
+	conn, err := pgx.Connect(ctx, b.relayPG.DSN())
+	if err != nil {
+		return err
+	}
+	_, err = conn.Exec(ctx, "TRUNCATE outbox, other")
+	if err == nil {
+		_, err = conn.Exec(ctx, "CHECKPOINT")
+	}
+	return errors.Join(err, conn.Close(ctx))
 }
 
 // needRelay starts the relay's server.

@@ -15,7 +15,7 @@ func growth() []workload {
 	for _, bytes := range []int{100, 300, 1000, 4000, 16_000} {
 		all = append(all, workload{Name: fmt.Sprintf("payloads of %d bytes", bytes), Events: min(200_000, 600_000_000/bytes), Bytes: bytes, batch: 100})
 	}
-	for _, batch := range []int{1, 10, 100, 1000, 200_000} {
+	for _, batch := range []int{1, 10, 100, 1000, 20_000, 200_000} {
 		all = append(all, workload{Name: fmt.Sprintf("%d rows in a transaction", batch), Events: 200_000, Bytes: 300, batch: batch})
 	}
 	for _, topics := range []int{10, 100, 1000} {

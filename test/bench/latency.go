@@ -13,6 +13,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/walpost/walpost/test/harness"
 )
 
 // load is events per second over time.
@@ -24,6 +26,14 @@ type load struct {
 	cold  time.Duration // what was due before is not counted
 	own   []string      // settings of walpost's; if not nil only walpost runs
 	pulls bool          // with them it must pull
+	warm  int           // events per second before that
+}
+
+// connecting is how long the writers and the consumer may take to be there.
+const connecting = time.Second
+
+func steadily(n int) func(time.Duration) float64 {
+	return func(time.Duration) float64 { return float64(n) }
 }
 
 // ramp goes from 100 to high events per second and back.
@@ -37,7 +47,7 @@ func ramp(high float64, total time.Duration) func(time.Duration) float64 {
 
 // pullSettings make walpost leave the stream at a backlog that the ramp makes here, and
 // look for one each second.
-var pullSettings = []string{"--postgres.pull_above=64KiB", "--postgres.status_interval=1s"}
+var pullSettings = []string{"--postgres.pull_above=16KiB", "--postgres.status_interval=1s"}
 
 // latencies measures each contender at each rate.
 func (b *bench) latencies(ctx context.Context) error {
@@ -45,20 +55,18 @@ func (b *bench) latencies(ctx context.Context) error {
 		return fmt.Errorf("warm-up: %w", err)
 	}
 	for rate := range strings.SplitSeq(b.rates, ",") {
-		l := load{name: rate + "/s", total: b.duration, cold: b.duration / 5, batch: 1}
+		l := load{name: rate + "/s", total: b.duration, cold: connecting, batch: 1, warm: 5000}
 		switch n, err := strconv.Atoi(rate); {
 		case rate == "":
 			continue
 		case rate == "ramp":
 			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(30_000, b.duration), 10
-		case rate == "ramp-rows": // what ramp-pull is to be compared with
-			l.name, l.rate, l.batch, l.own = "100 to 30,000/s and back, 100 rows in a transaction", ramp(30_000, b.duration), 100, []string{}
 		case rate == "ramp-pull":
-			l.name, l.rate, l.batch, l.own, l.pulls = "100 to 30,000/s and back, 100 rows in a transaction, with pulls", ramp(30_000, b.duration), 100, pullSettings, true
+			l.name, l.rate, l.batch, l.own, l.pulls = "100 to 30,000/s and back, with pulls", ramp(30_000, b.duration), 10, pullSettings, true
 		case err != nil:
 			return fmt.Errorf("-rates: %w", err)
 		default:
-			l.rate = func(time.Duration) float64 { return float64(n) }
+			l.rate, l.warm = steadily(n), n
 			if n > 10_000 {
 				l.batch = 10 // single rows are more than the writers can commit here
 			}
@@ -76,10 +84,10 @@ func (b *bench) warmUp(ctx context.Context) error {
 	if b.rates == "" {
 		return nil
 	}
-	l := load{name: "warm-up", rate: func(time.Duration) float64 { return 5000 }, total: 45 * time.Second, batch: 1}
 	for _, c := range b.selectedContenders() {
 		if c.latency {
-			_, err := b.latency(ctx, c, l)
+			const rate = 5000
+			_, err := b.latency(ctx, c, load{name: "warm-up", rate: steadily(rate), total: 30 * time.Second, batch: 1, warm: rate})
 			return err
 		}
 	}
@@ -102,8 +110,7 @@ func (b *bench) latenciesAt(ctx context.Context, l load) error {
 	}
 	all := make([][]percentiles, len(contenders))
 	for round := range b.rounds {
-		for n := range contenders {
-			i := (n + round) % len(contenders) // each follows another one in each round
+		for _, i := range order(l.name, round, len(contenders)) {
 			c := contenders[i]
 			p, err := b.latency(ctx, c, l)
 			if err != nil {
@@ -172,7 +179,6 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 	if err != nil {
 		return p, err
 	}
-	meter := b.startMeter(c.polls)
 	r, err := c.start(ctx, slot, topic, "")
 	if err != nil {
 		return p, err
@@ -181,6 +187,11 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 	if _, err = conn.Exec(ctx, fmt.Sprintf("CALL fill(%d, 1, 300, 0)", first)); err == nil {
 		_, err = b.await(ctx, first, topic)
 	}
+	var warm percentiles
+	if err == nil {
+		warm, err = b.steady(ctx, dsn, topic, load{rate: steadily(l.warm), total: b.warm, batch: l.batch})
+	}
+	meter, before := b.startMeter(c.polls), harness.TreeCPU(r.pid())
 	if err == nil {
 		p, err = b.steady(ctx, dsn, topic, l)
 	}
@@ -188,12 +199,12 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 		p.RSS = peakMiB(r.pid())
 	}
 	cpu, serr := r.stop(ctx)
-	p.CPU, p.servers = cpu.Seconds(), meter.read()
+	p.CPU, p.servers = (cpu - before).Seconds(), meter.read()
 	p.Pulls = float64(strings.Count(r.log(), "pulling a backlog"))
 	if err = errors.Join(err, serr); err != nil {
 		return p, fmt.Errorf("%w\n%s", err, r.log())
 	}
-	want := first + p.IDs
+	want := first + warm.IDs + p.IDs
 	if n, err := b.verify(ctx, want, topic); err != nil || n != want { // after its end, none comes late
 		return p, errors.Join(err, fmt.Errorf("%d records of %d events", n, want))
 	}
@@ -203,10 +214,14 @@ func (b *bench) latency(ctx context.Context, c contender, l load) (p percentiles
 // steady writes and consumes.
 func (b *bench) steady(ctx context.Context, dsn, topic string, l load) (p percentiles, err error) {
 	schedule := l.schedule()
+	ends, err := b.admin.ListEndOffsets(ctx, topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return p, err
+	}
 	begun := time.Now().Add(100 * time.Millisecond)
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() (err error) {
-		p, err = b.consume(gctx, topic, begun, l, len(schedule)*l.batch)
+		p, err = b.consume(gctx, ends.KOffsets(), begun, l, len(schedule)*l.batch)
 		return err
 	})
 	writers := make([]*hdrhistogram.Histogram, sessions)
@@ -245,9 +260,8 @@ func (l load) schedule() []time.Duration {
 }
 
 // consume returns the percentiles of what is not cold, when all events have arrived.
-func (b *bench) consume(ctx context.Context, topic string, begun time.Time, l load, total int) (p percentiles, err error) {
-	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(time.Second), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
+func (b *bench) consume(ctx context.Context, from map[string]map[int32]kgo.Offset, begun time.Time, l load, total int) (p percentiles, err error) {
+	cl, err := kgo.NewClient(kgo.SeedBrokers(b.kafka.Addrs()...), kgo.ConsumePartitions(from), kgo.FetchMaxWait(time.Second), kgo.FetchIsolationLevel(kgo.ReadCommitted()))
 	if err != nil {
 		return p, err
 	}

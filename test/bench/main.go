@@ -13,6 +13,8 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -52,6 +54,7 @@ type settings struct {
 	contenders string
 	rates      string
 	duration   time.Duration
+	warm       time.Duration
 	json, svg  string
 	from       string
 	growth     bool
@@ -81,8 +84,9 @@ func run(ctx context.Context) (err error) {
 	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
 	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
 	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
-	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-rows,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-rows\" in larger transactions, \"ramp-pull\" in these and so that walpost has to pull; \"\" for none")
+	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-pull\" does so and has walpost pull; \"\" for none")
 	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
+	flag.DurationVar(&b.warm, "warm", 15*time.Second, "how long each contender has the same load before that, which is not counted")
 	flag.StringVar(&b.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
 	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
 	flag.StringVar(&b.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
@@ -118,15 +122,21 @@ func run(ctx context.Context) (err error) {
 // compare measures the contenders. Latencies come first: backlogs leave the servers gigabytes
 // to write and to clean up.
 func (b *bench) compare(ctx context.Context) error {
-	if err := b.latencies(ctx); err != nil {
-		return err
-	}
+	err := b.latencies(ctx)
 	for _, w := range b.selectedWorkloads() {
-		if err := b.drain(ctx, w, b.selectedContenders()); err != nil {
-			return fmt.Errorf("%s: %w", w.Name, err)
+		if failed := b.drain(ctx, w, b.selectedContenders()); failed != nil {
+			return errors.Join(err, fmt.Errorf("%s: %w", w.Name, failed))
 		}
 	}
-	return nil
+	return err
+}
+
+// order is in which order the contenders run in a round: at random, so that what one leaves
+// behind does not always fall to the same other, and the same in each run of the bench.
+func order(of string, round, contenders int) []int {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(of))
+	return rand.New(rand.NewPCG(h.Sum64(), uint64(round))).Perm(contenders)
 }
 
 // selected reports whether one of the comma-separated words is part of name.

@@ -51,7 +51,7 @@ type latencyReport struct {
 func (r *report) describe(ctx context.Context, b *bench) {
 	r.Machine = fmt.Sprintf("%d CPUs (%s), %s/%s", runtime.NumCPU(), processor(), runtime.GOOS, runtime.GOARCH)
 	r.Versions = fmt.Sprintf("Postgres %s, Apache Kafka %s, Debezium %s, %s", b.pg.Version, testenv.KafkaVersion, testenv.DebeziumVersion, runtime.Version())
-	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds; walpost and Debezium with their defaults, Debezium tuned with %s", b.rounds, tunedSettings())
+	r.Settings = fmt.Sprintf("all servers on one machine, fsync off, acks=all, idempotent, lz4, 12 partitions, medians of %d rounds, in each the contenders in another order; latencies of %s, once the contender has had the same load for %s; walpost and Debezium with their defaults, Debezium tuned with %s", b.rounds, b.duration, b.warm, tunedSettings())
 	commit, _ := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty").Output() // unknown outside of a checkout
 	r.run = strings.TrimSpace(time.Now().UTC().Format(time.DateOnly) + " " + string(commit))
 	fmt.Printf("%s; %s; %s\n", r.Machine, r.Versions, r.Settings)

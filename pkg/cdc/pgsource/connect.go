@@ -122,8 +122,6 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	}
 	if mode != "" {
 		cfg.RuntimeParams["replication"] = mode
-		// It waits for what comes before the stream, and for as long as an exported snapshot is used.
-		cfg.RuntimeParams["idle_session_timeout"], cfg.RuntimeParams["idle_in_transaction_session_timeout"] = "0", "0"
 	}
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
 	reader := &socketReader{}
@@ -144,7 +142,25 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	if err != nil {
 		return nil, nil, s.connectError(err)
 	}
+	if err := answered(ctx, func(ctx context.Context) error { return liftTimeouts(ctx, conn) }); err != nil {
+		closeConn(conn)
+		return nil, nil, err
+	}
 	return conn, reader, nil
+}
+
+// liftTimeouts takes limits of the role, the database and the server from the session. It waits
+// for what comes before the stream, for as long as an exported snapshot is used, and for the sink.
+// A transaction is decoded in a transaction of the server's own, which transaction_timeout, of
+// Postgres 17, would end with the session.
+// https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/replication/logical/reorderbuffer.c
+func liftTimeouts(ctx context.Context, conn *pgconn.PgConn) error {
+	const query = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN" +
+		" ('statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')"
+	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
+		return fmt.Errorf("lift the session's timeouts: %w", err)
+	}
+	return nil
 }
 
 // connectError tells what only an operator can mend from what may pass. Once a
@@ -215,8 +231,8 @@ func setSenderTimeout(ctx context.Context, conn *pgconn.PgConn) (time.Duration, 
 	return time.Duration(ms) * time.Millisecond, nil
 }
 
-// boundDecodingMemory makes the walsender hand over a large transaction in parts that are
-// small enough. A pull has the same, for its look at what is under way.
+// boundDecodingMemory makes the server hand over a large transaction in parts that are
+// small enough.
 func boundDecodingMemory(ctx context.Context, conn *pgconn.PgConn) error {
 	query := fmt.Sprintf("SELECT set_config(name, '%d', false) FROM pg_settings WHERE name = 'logical_decoding_work_mem' AND setting::bigint > %[1]d", maxDecodingMemory)
 	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {

@@ -33,10 +33,28 @@ var errGuarded = errors.New("synchronized_standby_slots guards the slot")
 type backlog struct {
 	above  cdc.LSN     // how far the stream may be behind; zero: as far as it likes
 	behind atomic.Bool // there is enough to pull
-	off    bool        // not to be pulled any more in this stream; owned by the goroutine that reads
+
+	// Owned by the goroutine that reads.
+	off    bool          // not to be pulled any more in this stream
+	paused time.Duration // the last pause after a failure; zero: the last pull was none
+	until  time.Time     // end of that pause
 
 	lastReceived cdc.LSN // of the last look; owned by watch, as lastTotal is
 	lastTotal    int64
+}
+
+// What keeps a backlog from being pulled may pass: a server without a free slot or with a
+// full disk, an old transaction that is open. So it is tried again after a pause, and after
+// pauses twice as long each up to the last.
+const (
+	firstPullPause = time.Minute
+	lastPullPause  = time.Hour
+)
+
+// pause has what follows streamed for a while.
+func (b *backlog) pause(now time.Time) {
+	b.paused = min(max(2*b.paused, firstPullPause), lastPullPause)
+	b.until = now.Add(b.paused)
 }
 
 // minStreamShare is the part of the WAL that what comes must come to, or pulling would
@@ -54,9 +72,12 @@ func (b *backlog) observe(end, received cdc.LSN, total int64) {
 	b.lastReceived, b.lastTotal = received, total
 }
 
+// open reports whether what is behind may be pulled.
+func (b *backlog) open(now time.Time) bool { return !b.off && !now.Before(b.until) }
+
 // shouldPull reports whether what follows is to be pulled.
 func (st *Stream) shouldPull() bool {
-	return st.backlog.behind.Load() && !st.backlog.off
+	return st.backlog.behind.Load() && st.backlog.open(time.Now())
 }
 
 // atRest reports whether everything that was begun has been handed over.
@@ -73,6 +94,7 @@ func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 		err = st.pullAll(ctx, h, p, st.fetch)
 	}
 	if err == nil {
+		st.backlog.paused = 0
 		st.cfg.Logger.Info("backlog pulled", "lsn", st.in.at.String(), "bytes", p.pulled)
 		return nil
 	}
@@ -90,7 +112,7 @@ func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 	case errors.Is(err, errRedecoded):
 		st.cfg.Logger.Warn("pulling is slow, since the server decodes much again for each chunk: streaming instead; an old transaction may be open",
 			"restart_lsn", p.restart.String(), "lsn", p.at.String())
-		st.backlog.off = true
+		st.backlog.pause(time.Now())
 		return nil
 	case errors.Is(err, errStalled) && !st.in.begun:
 		st.cfg.Logger.Info("the rest of the backlog is streamed", "because", err)
@@ -98,7 +120,8 @@ func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 		return nil
 	case (errors.As(err, &pgErr) && pgErr.Code != codeAdminShutdown || errors.As(err, &spoolErr)) && !errors.As(err, &refused) && !st.in.begun:
 		st.cfg.Logger.Warn("cannot pull the backlog, streaming it instead", "error", err)
-		st.backlog.off, st.in.open = true, false
+		st.backlog.pause(time.Now())
+		st.in.open = false
 		return nil
 	}
 	st.src.streamNext = errors.Is(err, errStalled) || pgErr != nil || spoolErr != nil

@@ -86,7 +86,7 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 		return nil, err
 	}
 	p := &puller{conn: conn, reader: reader, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
-	if err := errors.Join(st.checkUnguarded(ctx, conn), boundDecodingMemory(ctx, conn)); err != nil {
+	if err := st.checkUnguarded(ctx, conn); err != nil {
 		p.close(false)
 		return nil, err
 	}
@@ -104,9 +104,6 @@ func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
 // copySlot makes the copy, and advances it. A slot that has been moved on meanwhile has no
 // longer what is to be read.
 func (st *Stream) copySlot(ctx context.Context, p *puller) error {
-	if _, err := p.conn.Exec(ctx, "SET statement_timeout = 0").ReadAll(); err != nil {
-		return fmt.Errorf("copy slot: %w", err)
-	}
 	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT lsn FROM pg_copy_logical_replication_slot(%s, %s, temporary => true)", literal(st.cfg.Slot), literal(p.slot)), 1)
 	if err != nil {
 		return fmt.Errorf("copy slot: %w", err)
@@ -157,7 +154,8 @@ func (st *Stream) checkPull(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state = 'active' AND wait_event_type IS DISTINCT FROM 'Client')"
+	// Without track_activities the state is disabled.
+	const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state IN ('active', 'disabled') AND wait_event_type IS DISTINCT FROM 'Client')"
 	working := p.reader.silence() < st.interval()
 	if !working {
 		if err := st.control.QueryRow(ctx, query, p.conn.PID()).Scan(&working); err != nil {
@@ -252,10 +250,14 @@ func nextChunk(covered, brought cdc.LSN) cdc.LSN {
 
 // probe reports whether a large transaction with rows of ours is under way where the copy
 // stands. The server shows what it has of such a one to who would stream it, and of others
-// the frame without rows.
+// the frame without rows. It does so once a transaction takes more than its
+// logical_decoding_work_mem, which is bounded for as long as that.
 func (st *Stream) probe(ctx context.Context, p *puller) (bool, error) {
 	if p.end-p.at <= pullChunk {
 		return false, nil // not worth it
+	}
+	if err := boundDecodingMemory(ctx, p.conn); err != nil {
+		return false, err
 	}
 	messages := fmt.Sprintf("SELECT get_byte(data, 0) AS kind, n FROM pg_logical_slot_peek_binary_changes(%s, '%s', NULL, 'proto_version', '2', 'streaming', 'on', %s) WITH ORDINALITY AS _ (lsn, xid, data, n)",
 		literal(p.slot), p.at+probeChunk, strings.Join(st.pluginArgs(", "), ", "))
@@ -264,6 +266,9 @@ func (st *Stream) probe(ctx context.Context, p *puller) (bool, error) {
 	row, err := queryRow(ctx, p.conn, fmt.Sprintf("SELECT EXISTS (SELECT FROM (%s) _ WHERE kind = %d AND frames > 0)", framed, pgoutput.KindInsert), 1)
 	if err != nil {
 		return false, fmt.Errorf("look for a large transaction: %w", err)
+	}
+	if _, err := p.conn.Exec(ctx, "RESET logical_decoding_work_mem").ReadAll(); err != nil {
+		return false, fmt.Errorf("reset logical_decoding_work_mem: %w", err)
 	}
 	return row[0] == "t", nil
 }

@@ -1,0 +1,38 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/walpost/walpost/internal/config"
+)
+
+// helpWidth is where the help's lines end.
+const helpWidth = 120
+
+// helpBySubject lets the help of root and of its commands tell their own flags first, and the
+// settings, which most commands have too, below them.
+func helpBySubject(root *cobra.Command) {
+	cobra.AddTemplateFunc("bySubject", flagsBySubject)
+	const all = ".LocalFlags.FlagUsages | trimTrailingWhitespaces"
+	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), all, ".LocalFlags | bySubject", 1))
+}
+
+func flagsBySubject(all *pflag.FlagSet) string {
+	own, settings := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
+	all.VisitAll(func(f *pflag.Flag) {
+		if config.IsSetting(f) {
+			settings.AddFlag(f)
+		} else {
+			own.AddFlag(f)
+		}
+	})
+	text := strings.TrimRight(own.FlagUsagesWrapped(helpWidth), "\n")
+	if settings.HasAvailableFlags() {
+		text += "\n\nSettings, which the file and the environment may give too (see walpost config --example):\n" +
+			strings.TrimRight(settings.FlagUsagesWrapped(helpWidth), "\n")
+	}
+	return text
+}
