@@ -33,7 +33,7 @@ a bench has left that was killed, --clean removes.
            until a consumer has the last event
   steady   starts another one, writes --rate events a second for --duration, whether
            earlier ones have arrived or not, and measures from when an event was due to
-           when the consumer has it
+           when the consumer has it; the first fifth of the time does not count
 
 Of your configuration it takes servers, security, speed and guarantee. What turns rows into
 records is left out, and so are the schema registry, messages, snapshot, replay, purge,

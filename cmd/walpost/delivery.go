@@ -103,7 +103,7 @@ func kafkaConfig(cfg config.Config, log *slog.Logger, reg prometheus.Registerer)
 		MaxMessageBytes: int(k.MaxMessageBytes), MaxInFlightBytes: int64(cfg.Delivery.MaxInFlightBytes),
 		CreateTopics: k.CreateTopics, Partitions: int(k.Partitions), ReplicationFactor: int(k.ReplicationFactor),
 		TransactionTimeout: k.TransactionTimeout, DeadLetterTopic: cfg.DeadLetters(),
-		TLS: tls,
+		TLS: tls, Authorities: kafka.TLS(k.TLS).Authorities(),
 		SASL: kafka.SASL{
 			Mechanism: string(k.SASL.Mechanism), Username: k.SASL.Username, Password: string(k.SASL.Password),
 			Token: string(k.SASL.Token), TokenFile: k.SASL.TokenFile,

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/walpost/walpost/internal/progress"
+	"github.com/walpost/walpost/internal/sleep"
 )
 
 // backlog measures how long a process takes for what was written before it started.
@@ -56,6 +57,10 @@ func (p plan) transactions() int { return (p.events + p.batch - 1) / p.batch }
 func (p plan) due(transaction int) time.Duration {
 	return time.Duration(float64(transaction) * float64(p.batch) / float64(p.rate) * float64(time.Second))
 }
+
+// counts reports whether the latency of a transaction counts: not in the first fifth of the
+// time, in which the process, the sessions and the broker get going.
+func (p plan) counts(transaction int) bool { return transaction >= p.transactions()/5 }
 
 // span returns the first and the last event of a transaction, counted from 0.
 func (p plan) span(transaction int) (first, last int) {
@@ -121,7 +126,9 @@ func (b *bench) stream(ctx context.Context, p plan, arrived, committed *histogra
 	begun, base := time.Now().Add(headStart), int64(b.cfg.Events)+1
 	want := b.reader.received + p.events
 	b.reader.fresh = func(n int64, at time.Time) {
-		arrived.record(at.Sub(begun.Add(p.due(int(n-base) / p.batch))))
+		if i := int(n-base) / p.batch; p.counts(i) {
+			arrived.record(at.Sub(begun.Add(p.due(i))))
+		}
 		bar.Set(int64(b.reader.received - want + p.events))
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -141,10 +148,8 @@ var errNoCommit = errors.New("no answer to a commit")
 func writeShare(ctx context.Context, conn *pgx.Conn, p plan, session int, begun time.Time, base int64, committed *histogram, patience time.Duration) error {
 	for i := session; i < p.transactions(); i += sessions {
 		due := begun.Add(p.due(i))
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(time.Until(due)):
+		if err := sleep.Until(ctx, due); err != nil {
+			return err
 		}
 		first, last := p.span(i)
 		wctx, cancel := context.WithTimeoutCause(ctx, patience, fmt.Errorf("%w for %s", errNoCommit, patience))
@@ -154,7 +159,9 @@ func writeShare(ctx context.Context, conn *pgx.Conn, p plan, session int, begun 
 		if err != nil {
 			return fmt.Errorf("write events: %w", err)
 		}
-		committed.record(time.Since(due))
+		if p.counts(i) {
+			committed.record(time.Since(due))
+		}
 	}
 	return nil
 }

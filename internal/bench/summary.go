@@ -66,8 +66,8 @@ type Steady struct {
 	Duration time.Duration `json:"duration_ns"`
 	Written  int           `json:"written"`
 	Events   int           `json:"events"`   // that arrived
-	Latency  Latency       `json:"latency"`  // from when an event was due to when it was read
-	Commit   Latency       `json:"commit"`   // from when a transaction was due to its commit
+	Latency  Latency       `json:"latency"`  // from when an event was due to when it was read, without those of the first fifth
+	Commit   Latency       `json:"commit"`   // from when a transaction was due to its commit, without the same
 	CPU      time.Duration `json:"cpu_ns"`   // of the process until its end
 	PeakRSS  int64         `json:"peak_rss"` // bytes; 0: unknown
 }
@@ -116,7 +116,7 @@ func (s Summary) Print(w io.Writer) {
 	}
 	if t := s.Steady; t != nil {
 		line("steady", "%s events at %s a second", humanize.Comma(int64(t.Events)), humanize.Comma(int64(t.Rate)))
-		line("latency", "%s (due to consumer)", t.Latency)
+		line("latency", "%s (due to consumer, without the first fifth)", t.Latency)
 		line("commit", "%s (due to committed)", t.Commit)
 		line("", "%s", process(t.CPU, t.PeakRSS))
 	}

@@ -1,7 +1,7 @@
 //go:build !linux
 
-package main
+package sleep
 
 import "time"
 
-func sleepUntil(t time.Time) { time.Sleep(time.Until(t)) }
+func napUntil(t time.Time) { time.Sleep(time.Until(t)) }

@@ -96,7 +96,10 @@ const settings = `SELECT
 	set_config('lock_timeout', '3s', true),
 	set_config('idle_in_transaction_session_timeout', '10s', true)`
 
-const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coalesce(lsn, '0/0')::text, saved_at,
+// The time is printed by hand: as the session's datestyle has it, which a pooler need not let us
+// set, the driver may not be able to read it.
+const columns = `epoch, coalesce(system_id, 0)::text, coalesce(timeline, 0), coalesce(lsn, '0/0')::text,
+	coalesce(to_char(saved_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), ''),
 	coalesce(partial_commit_lsn, '0/0')::text, coalesce(partial_rows, 0), coalesce(partial_last_id, '')`
 
 // Load implements [cdc.Store]. The checkpoint of a missing table is a zero one.
@@ -222,9 +225,8 @@ func (p *Postgres) save(ctx context.Context, conn *pgx.Conn, pos cdc.Position) e
 // scan reads the columns of a checkpoint.
 func scan(row pgx.Row) (cdc.Checkpoint, error) {
 	var (
-		cp                     cdc.Checkpoint
-		systemID, lsn, partial string
-		savedAt                *time.Time
+		cp                              cdc.Checkpoint
+		systemID, lsn, partial, savedAt string
 	)
 	if err := row.Scan(&cp.Epoch, &systemID, &cp.Timeline, &lsn, &savedAt, &partial, &cp.Partial.Rows, &cp.Partial.LastID); err != nil {
 		return cdc.Checkpoint{}, err
@@ -236,8 +238,11 @@ func scan(row pgx.Row) (cdc.Checkpoint, error) {
 	if err := errors.Join(errID, errLSN, errPartial); err != nil {
 		return cdc.Checkpoint{}, err
 	}
-	if savedAt != nil {
-		cp.SavedAt = savedAt.UTC()
+	if savedAt != "" {
+		var err error
+		if cp.SavedAt, err = time.Parse(time.RFC3339Nano, savedAt); err != nil {
+			return cdc.Checkpoint{}, err
+		}
 	}
 	return cp, nil
 }

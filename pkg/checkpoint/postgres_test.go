@@ -119,6 +119,21 @@ func testPostgresEarlier(t *testing.T, db envtest.Database) {
 	mustAcquire(t, p)
 }
 
+// How the database prints times changes nothing.
+func testPostgresDatestyle(t *testing.T, db envtest.Database) {
+	db.Exec(t, "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET datestyle = %L', current_database(), 'German, DMY'); END $$")
+	p := openPostgres(t, db.DSN, "s")
+	mustAcquire(t, p)
+	before := time.Now()
+	if err := p.Save(t.Context(), at(1)); err != nil {
+		t.Fatal(err)
+	}
+	cp, err := p.Load(t.Context())
+	if err != nil || cp.SavedAt.Location() != time.UTC || cp.SavedAt.Before(before.Add(-time.Minute)) || cp.SavedAt.After(before.Add(time.Minute)) {
+		t.Errorf("Load() = saved at %s, %v, want about %s", cp.SavedAt, err, before)
+	}
+}
+
 func apply(t *testing.T, db envtest.Database, names sqlfiles.Names, file string) {
 	t.Helper()
 	steps, err := sqlfiles.Render(names, file)

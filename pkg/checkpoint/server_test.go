@@ -22,6 +22,7 @@ var serverTests = map[string]func(t *testing.T, db envtest.Database){
 	"PostgresReconnects":   testPostgresReconnects,
 	"PostgresRights":       testPostgresRights,
 	"PostgresEarlier":      testPostgresEarlier,
+	"PostgresDatestyle":    testPostgresDatestyle,
 	"PostgresRowLocked":    testPostgresRowLocked,
 	"PostgresFrozen":       testPostgresFrozen,
 	"PostgresSettings":     testPostgresSettings,

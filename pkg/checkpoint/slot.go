@@ -53,7 +53,7 @@ func (s *Slot) Close() error { return s.session.close() }
 const position = `
 	SELECT 0::bigint, system_identifier::text,
 		('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::bigint,
-		confirmed_flush_lsn::text, NULL::timestamptz, '0/0', 0::bigint, ''
+		confirmed_flush_lsn::text, '', '0/0', 0::bigint, ''
 	FROM pg_replication_slots, pg_control_system()
 	WHERE slot_name = $1 AND confirmed_flush_lsn IS NOT NULL`
 

@@ -10,6 +10,8 @@ import (
 
 	"github.com/HdrHistogram/hdrhistogram-go"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/walpost/walpost/internal/sleep"
 )
 
 // sessions is how many connections write.
@@ -41,7 +43,9 @@ func writeShare(ctx context.Context, dsn string, begun time.Time, schedule []tim
 		for n := range l.batch {
 			ids[n], payloads[n] = "order-"+strconv.Itoa((i*l.batch+n)%1000), payload(due, pads.next())
 		}
-		sleepUntil(due)
+		if err := sleep.Until(ctx, due); err != nil {
+			return err
+		}
 		if l.batch == 1 {
 			_, err = conn.Exec(ctx, insertOne, ids[0], payloads[0])
 		} else {

@@ -76,20 +76,7 @@ func TestShards(t *testing.T) {
 
 	conn := s.db.Connect(t)
 	go func() { filled <- harness.Fill(t.Context(), conn, harness.OneRow, n+1, 2*n) }()
-	s.initShards(2)
-	// What was committed before a new slot was made is the old ones' to deliver.
-	const passed = `SELECT min(confirmed_flush_lsn) FILTER (WHERE slot_name LIKE '%\_of\_3') >= max(confirmed_flush_lsn) FILTER (WHERE slot_name LIKE '%\_of\_2')
-		FROM pg_replication_slots WHERE database = current_database()`
-	harness.Eventually(t, time.Minute, "the old shards past the new slots", func() (ok bool) {
-		if err := s.conn.QueryRow(t.Context(), passed).Scan(&ok); err != nil {
-			t.Fatal(err)
-		}
-		return ok
-	})
-	for _, sh := range three {
-		s.stop(sh.process)
-	}
-	two := s.startShards(2)
+	two := s.reshard(three, 2)
 	if err := <-filled; err != nil {
 		t.Fatal(err)
 	}
@@ -106,4 +93,51 @@ func TestShards(t *testing.T) {
 	if shares[0] == 0 || shares[1] == 0 {
 		t.Errorf("the shards have delivered %v events", shares)
 	}
+
+	// With writers paused nothing is repeated.
+	two = s.startShards(2)
+	s.shardsCaughtUp(two, time.Minute)
+	before = s.check().Duplicated
+	four := s.reshard(two, 4)
+	if err := harness.Fill(t.Context(), conn, harness.OneRow, 2*n+1, 2*n+1000); err != nil {
+		t.Fatal(err)
+	}
+	s.shardsCaughtUp(four, 2*time.Minute)
+	r = s.check()
+	fmt.Printf("FIGURES 4 shards instead of 2 while nobody writes: %s, %d of the repeats by the change\n", r, r.Duplicated-before)
+	if r.Duplicated != before {
+		t.Error("repeats although nobody wrote")
+	}
+	for _, sh := range four {
+		s.stop(sh.process)
+	}
+}
+
+// reshard has other shards take over in the way that the README describes: what was committed
+// before a new slot was made is the old ones' to deliver.
+func (s *stage) reshard(old []shard, count int) []shard {
+	s.t.Helper()
+	s.initShards(count)
+	passed := fmt.Sprintf(`SELECT min(confirmed_flush_lsn) FILTER (WHERE slot_name LIKE '%%\_of\_%d') >= max(confirmed_flush_lsn) FILTER (WHERE slot_name LIKE '%%\_of\_%d')
+		FROM pg_replication_slots WHERE database = current_database()`, len(old), count)
+	for tries := 1; ; tries++ {
+		for _, sh := range old {
+			s.stop(sh.process)
+		}
+		ok := false
+		if err := s.conn.QueryRow(s.t.Context(), passed).Scan(&ok); err != nil {
+			s.t.Fatal(err)
+		}
+		if ok {
+			break
+		}
+		if tries == 10 {
+			s.t.Fatal("the old shards are not past the new slots")
+		}
+		old = s.startShards(len(old))
+		time.Sleep(2 * time.Second)
+	}
+	dropped := fmt.Sprintf(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database() AND slot_name LIKE '%%\_of\_%d'`, len(old))
+	s.db.Exec(s.t, dropped)
+	return s.startShards(count)
 }

@@ -70,6 +70,7 @@ func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 	cfg := s.conn.Copy()
 	setDefault(cfg.RuntimeParams, "application_name", "walpost")
 	cfg.RuntimeParams["client_encoding"] = "UTF8"
+	cfg.RuntimeParams["datestyle"] = "ISO" // all that the driver reads
 	cfg.DefaultQueryExecMode = pgx.QueryExecModeExec
 	cfg.ConnectTimeout = min(connectTimeout, nonZero(cfg.ConnectTimeout, connectTimeout))
 	conn, err := pgx.ConnectConfig(ctx, cfg)

@@ -154,8 +154,8 @@ func (st *Stream) checkPull(ctx context.Context) error {
 	if p == nil {
 		return nil
 	}
-	// Without track_activities the state is disabled.
-	const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND state IN ('active', 'disabled') AND wait_event_type IS DISTINCT FROM 'Client')"
+	// Without track_activities the state is disabled, and who may not see the session has none.
+	const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $1 AND (state IS NULL OR state IN ('active', 'disabled')) AND wait_event_type IS DISTINCT FROM 'Client')"
 	working := p.reader.silence() < st.interval()
 	if !working {
 		if err := st.control.QueryRow(ctx, query, p.conn.PID()).Scan(&working); err != nil {

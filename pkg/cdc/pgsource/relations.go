@@ -35,6 +35,10 @@ func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
 	if err != nil {
 		return err
 	}
+	if old, ok := st.in.relations[rel.OID]; ok && !outbox && old.outbox && st.isConfigured(old.Relation) {
+		return cdc.Refuse("set outbox.table to "+Table{rel.Schema, rel.Name}.String()+", and start walpost again: it goes on with the first row under the new name",
+			"outbox table %s was renamed to %s", Table{old.Schema, old.Name}, Table{rel.Schema, rel.Name})
+	}
 	if outbox && st.binary {
 		for _, c := range rel.Columns {
 			if !st.cfg.Binary(c.Type) {
@@ -142,7 +146,7 @@ func (st *Stream) hasColumns(rel *cdc.Relation) bool {
 
 // catalogEntry is what the catalog says of a table at this moment.
 type catalogEntry struct {
-	partition bool // of an outbox table, over any number of levels
+	partition bool // of an outbox table, over any number of levels, or such a table itself, perhaps under a new name
 	published bool
 }
 
@@ -178,8 +182,8 @@ func (st *Stream) awaitVisible(ctx context.Context, xid uint32) error {
 func (st *Stream) lookUp(ctx context.Context, oid uint32) (e catalogEntry, err error) {
 	const query = `
 		SELECT EXISTS (
-			SELECT FROM pg_partition_ancestors($1::bigint::oid::regclass) a JOIN pg_class c ON c.oid = a.relid
-			JOIN pg_namespace n ON n.oid = c.relnamespace
+			SELECT FROM (SELECT $1::bigint::oid UNION SELECT relid::oid FROM pg_partition_ancestors($1::bigint::oid::regclass)) a (oid)
+			JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($2::text[], $3::text[]))),
 		EXISTS (
 			SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname

@@ -31,6 +31,7 @@ type SlotState struct {
 	Conflicting        bool    `json:"conflicting"`         // 16
 	InvalidationReason string  `json:"invalidation_reason"` // 17
 	Failover           bool    `json:"failover"`            // 17
+	TwoPhase           bool    `json:"two_phase"`
 
 	End         cdc.LSN `json:"-"` // of WAL
 	Retained    int64   `json:"-"` // bytes of WAL that the slot keeps

@@ -53,6 +53,9 @@ func CheckSlot(name string, slot *SlotState) error {
 	case slot.Database != slot.currentDatabase:
 		return cdc.Refuse("connect to that database, or set postgres.slot to another name",
 			"slot %q belongs to database %q, not to %q", name, slot.Database, slot.currentDatabase)
+	case slot.TwoPhase:
+		return cdc.Refuse("set postgres.slot to one without two_phase, as walpost init makes it: prepared transactions come from that when they are committed",
+			"slot %q was made with two_phase, so that it brings transactions that may yet be rolled back", name)
 	case slot.Lost():
 		return cdc.Refuse("events since its last position are gone from WAL: drop the slot, run walpost init, raise max_slot_wal_keep_size, and "+cdc.StartAnew+"; "+fromTable,
 			"slot %q is lost: the server has invalidated it (%s)", name, slot.LostReason())

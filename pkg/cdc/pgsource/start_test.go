@@ -47,6 +47,7 @@ func TestCheckStart(t *testing.T) {
 		{name: "Invalidated", saved: at(1, 3, 100), slot: with(func(s *SlotState) { s.InvalidationReason = "idle_timeout" }), err: "idle_timeout"},
 		{name: "Conflicting", saved: at(1, 3, 100), slot: with(func(s *SlotState) { s.Conflicting = true }), err: "conflicting"},
 		{name: "OtherPlugin", slot: with(func(s *SlotState) { s.Plugin = "wal2json" }), err: "belongs to something else"},
+		{name: "TwoPhase", slot: with(func(s *SlotState) { s.TwoPhase = true }), err: "two_phase"},
 		{name: "Physical", slot: with(func(s *SlotState) { s.Type = "physical" }), err: "belongs to something else"},
 		{name: "OtherDatabase", slot: with(func(s *SlotState) { s.Database = "other" }), err: `belongs to database "other"`},
 	}

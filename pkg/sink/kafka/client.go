@@ -141,7 +141,14 @@ func (c Config) dial(ctx context.Context, network, address string) (net.Conn, er
 	defer cancel()
 	conn, err := c.Dialer(ctx, network, address)
 	if err == nil && c.TLS != nil {
-		conn, err = handshake(ctx, conn, c.TLS, address)
+		cfg := c.TLS
+		if c.Authorities != nil {
+			if pool := c.Authorities(); pool != nil {
+				cfg = cfg.Clone()
+				cfg.RootCAs = pool
+			}
+		}
+		conn, err = handshake(ctx, conn, cfg, address)
 	}
 	if err == nil {
 		return conn, nil

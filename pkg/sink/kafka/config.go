@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -70,6 +71,10 @@ type Config struct {
 	// TLS, if not nil, is how brokers are dialled; see [TLS.Config]. A
 	// missing ServerName is each broker's host.
 	TLS *tls.Config
+
+	// Authorities, if not nil, returns what takes the place of TLS.RootCAs in a dial, or
+	// nil for these; see [TLS.Authorities]. It must be safe for concurrent use.
+	Authorities func() *x509.CertPool
 
 	// SASL authenticates the connections. Its zero value does not.
 	SASL SASL

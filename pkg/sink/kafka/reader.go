@@ -161,7 +161,7 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 		return nil, err
 	}
 	fetches := r.client.PollFetches(ctx)
-	if err := cmp.Or(context.Cause(ctx), fetchError(fetches)); err != nil {
+	if err := cmp.Or(context.Cause(ctx), fetchError(fetches), topicGone(fetches)); err != nil {
 		r.Close() // the next one begins at the same place
 		if errors.Is(err, kerr.TopicAuthorizationFailed) {
 			err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
@@ -174,6 +174,17 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 		r.next = recs[len(recs)-1].Offset + 1
 	}
 	return recs, nil
+}
+
+// topicGone returns an error that says that the topic is not there. It passes by itself for none
+// but a new client: one never adopts a topic that was deleted and created again.
+func topicGone(fetches kgo.Fetches) error {
+	for _, e := range fetches.Errors() {
+		if errors.Is(e.Err, kerr.UnknownTopicID) || errors.Is(e.Err, kerr.UnknownTopicOrPartition) {
+			return e.Err
+		}
+	}
+	return nil
 }
 
 // seek makes the client read on from an offset.

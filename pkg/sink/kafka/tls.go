@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 )
 
 // TLS says how to encrypt connections to brokers, with names of PEM files. Its
@@ -14,7 +15,7 @@ type TLS struct {
 	Enabled bool
 
 	// CAFile holds the authorities that brokers' certificates are checked
-	// against. Defaults to those of the system.
+	// against, and is read again like the certificate. Defaults to those of the system.
 	CAFile string
 
 	// CertFile and KeyFile are the client's certificate and its key, both or
@@ -49,6 +50,22 @@ func (t TLS) Config() (*tls.Config, error) {
 		return nil, err
 	}
 	return c, nil
+}
+
+// Authorities returns a function for [Config], nil if TLS is not enabled or the authorities are
+// the system's. It reads CAFile anew, and returns what it has read last while the file cannot be
+// used.
+func (t TLS) Authorities() func() *x509.CertPool {
+	if !t.Enabled || t.CAFile == "" {
+		return nil
+	}
+	var last atomic.Pointer[x509.CertPool]
+	return func() *x509.CertPool {
+		if pool, err := loadAuthorities(t.CAFile); err == nil {
+			last.Store(pool)
+		}
+		return last.Load()
+	}
 }
 
 // checkDisabled refuses files that would not be used.
