@@ -91,15 +91,15 @@ func noArgs(cmd *cobra.Command, args []string) error {
 
 // report prints what cmd has ended with and its hints, and returns the exit code.
 func (c *cli) report(cmd *cobra.Command, err error) int {
+	help := "" // for who has misused it
 	var usage *usageError
-	misused := errors.As(err, &usage)
+	if errors.As(err, &usage) {
+		help = "see " + cmd.CommandPath() + " --help"
+	}
 	var invalid *config.Error
 	if errors.As(err, &invalid) {
 		for _, p := range invalid.Problems {
-			c.complain(p.String(), p.Hint)
-		}
-		if misused {
-			c.hint(helpOf(cmd))
+			c.complain(p.String(), cmp.Or(p.Hint, help))
 		}
 		return exitInvalid
 	}
@@ -121,15 +121,12 @@ func (c *cli) report(cmd *cobra.Command, err error) int {
 	if hint == "" && errors.As(err, &poison) {
 		hint = poisonHints[poison.Reason] + "; or set delivery.poison to dead-letter. Nothing behind this row was published"
 	}
-	c.hint(hint)
-	if misused {
-		c.hint(helpOf(cmd))
+	c.hint(cmp.Or(hint, help))
+	if help != "" {
 		return exitInvalid
 	}
 	return exitFailed
 }
-
-func helpOf(cmd *cobra.Command) string { return "see " + cmd.CommandPath() + " --help" }
 
 // poisonHints say what would let a poison row through.
 var poisonHints = map[cdc.PoisonReason]string{
