@@ -123,7 +123,7 @@ var settings = slices.Concat([]setting{
 	},
 	{
 		Key: "kafka.tls.ca_file", Means: "the system's certificates",
-		Help:  "PEM file of the authorities that sign the brokers' certificates.",
+		Help:  "PEM file of the authorities that sign the brokers' certificates, read again for each connection.",
 		field: into(existingFile, func(c *Config) *string { return &c.Kafka.TLS.CAFile }),
 	},
 	{

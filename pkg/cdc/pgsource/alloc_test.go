@@ -54,7 +54,7 @@ func idle() *Stream {
 	rel := &cdc.Relation{OID: 0x4001, Schema: "public", Name: "outbox", Columns: []cdc.Column{{Name: "id"}, {Name: "payload"}}}
 	st := &Stream{src: &Source{metrics: newMetrics(nil)}, wake: make(chan struct{}, 1)}
 	st.repl.Store(&replication{reader: &socketReader{}})
-	st.in.relations = map[uint32]*relation{rel.OID: {rel, true}}
+	st.in.relations = map[uint32]*relation{rel.OID: {Relation: rel, outbox: true}}
 	st.in.others = map[uint32]bool{}
 	st.in.pending = inProgress{max: 1 << 20, txs: map[uint32]*streamedTx{}}
 	return st

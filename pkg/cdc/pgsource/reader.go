@@ -226,6 +226,8 @@ func (st *Stream) insert(ctx context.Context, h cdc.Handler, m *pgoutput.Insert)
 	switch {
 	case !ok:
 		return fmt.Errorf("insert into relation %d, which the server has not described", m.RelationID)
+	case rel.was != "":
+		return refuseRenamed(rel)
 	case !rel.outbox:
 		return nil
 	case len(m.Values) != len(rel.Columns):

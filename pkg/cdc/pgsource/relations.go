@@ -15,7 +15,8 @@ import (
 // relation is a table of the publication.
 type relation struct {
 	*cdc.Relation
-	outbox bool // its inserts are events
+	outbox bool   // its inserts are events
+	was    string // the name under which it was an outbox, if it is none any more
 }
 
 // upsert takes a table's description, which comes again after any invalidation.
@@ -35,10 +36,6 @@ func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
 	if err != nil {
 		return err
 	}
-	if old, ok := st.in.relations[rel.OID]; ok && !outbox && old.outbox && st.isConfigured(old.Relation) {
-		return cdc.Refuse("set outbox.table to "+Table{rel.Schema, rel.Name}.String()+", and start walpost again: it goes on with the first row under the new name",
-			"outbox table %s was renamed to %s", Table{old.Schema, old.Name}, Table{rel.Schema, rel.Name})
-	}
 	if outbox && st.binary {
 		for _, c := range rel.Columns {
 			if !st.cfg.Binary(c.Type) {
@@ -47,8 +44,22 @@ func (st *Stream) upsert(ctx context.Context, rel *cdc.Relation) error {
 			}
 		}
 	}
-	st.in.relations[rel.OID] = &relation{rel, outbox}
+	was := ""
+	if old := st.in.relations[rel.OID]; old != nil && !outbox {
+		if was = old.was; old.outbox && st.isConfigured(old.Relation) {
+			was = Table{old.Schema, old.Name}.String()
+		}
+	}
+	st.in.relations[rel.OID] = &relation{Relation: rel, outbox: outbox, was: was}
 	return nil
+}
+
+// refuseRenamed is what becomes of a row of an outbox under a name that is not configured. What
+// else is done with such a table is nobody's loss.
+func refuseRenamed(rel *relation) error {
+	now := Table{rel.Schema, rel.Name}
+	return cdc.Refuse(fmt.Sprintf("name %s in outbox.table, which may be a list, and start walpost again: it goes on with this row", now),
+		"outbox table %s was renamed to %s, and has a row under that name", rel.was, now)
 }
 
 // describe asks the catalog for what the protocol does not tell of columns, as it is now. Of

@@ -43,6 +43,21 @@ func TestRenamedOutbox(t *testing.T) {
 	r.stop()
 }
 
+// A new table in the place of the outbox is gone on with, whatever is deleted from the former one.
+func TestReplacedOutbox(t *testing.T) {
+	db := envtest.NewDatabase(t)
+	cfg, _, write := outbox(t, db)
+	write(1, 10)
+	r := start(t, newSource(t, cfg), cdc.Position{}, &run{})
+	r.await(10)
+	db.Exec(t, "ALTER TABLE outbox RENAME TO former; ALTER TABLE former REPLICA IDENTITY FULL; CREATE TABLE outbox (n int, pad text); ALTER PUBLICATION p ADD TABLE outbox")
+	db.Exec(t, "DELETE FROM former; INSERT INTO outbox VALUES (11, 'x')")
+	if got := r.await(11); !slices.Equal(got, numbers(1, 11)) {
+		t.Errorf("got %v", got)
+	}
+	r.stop()
+}
+
 // A backlog that was written under the former name is published under the new one's settings.
 func TestBacklogOfRenamedOutbox(t *testing.T) {
 	for name, above := range map[string]int64{"Streamed": 0, "Pulled": 1 << 20} {
