@@ -108,7 +108,17 @@ func TestShards(t *testing.T) {
 	if r.Duplicated != before {
 		t.Error("repeats although nobody wrote")
 	}
-	for _, sh := range four {
+
+	// A number that was used before can be used again.
+	two = s.reshard(four, 2)
+	if err := harness.Fill(t.Context(), conn, harness.OneRow, 2*n+1001, 2*n+2000); err != nil {
+		t.Fatal(err)
+	}
+	s.shardsCaughtUp(two, 2*time.Minute)
+	if again := s.check(); again.Duplicated != before {
+		t.Errorf("%d repeats although nobody wrote", again.Duplicated-before)
+	}
+	for _, sh := range two {
 		s.stop(sh.process)
 	}
 }
@@ -139,5 +149,6 @@ func (s *stage) reshard(old []shard, count int) []shard {
 	}
 	dropped := fmt.Sprintf(`SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database() AND slot_name LIKE '%%\_of\_%d'`, len(old))
 	s.db.Exec(s.t, dropped)
+	s.db.Exec(s.t, fmt.Sprintf(`DELETE FROM walpost.checkpoint WHERE slot LIKE '%%\_of\_%d'`, len(old)))
 	return s.startShards(count)
 }
