@@ -261,10 +261,10 @@ func TestReplayResumes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			p := s.start("replay", "--from", "start", "--rate", "3000")
+			p := s.start("replay", "--from", "start", "--rate", "2000")
 			// The stop is to come inside the large transaction, and the kill behind it: what is
 			// saved for that is its end.
-			s.arrived(before+int64(map[string]int{"stopped": n / 3, "killed": 3 * n / 4}[name]), time.Minute)
+			s.arrived(before+int64(map[string]int{"stopped": n / 3, "killed": 3 * n / 5}[name]), time.Minute)
 			p.Signal(signal)
 			if code := s.wait(p, 30*time.Second); signal == syscall.SIGTERM && code != 0 {
 				t.Fatalf("exit %d\n%s", code, p.Log())
