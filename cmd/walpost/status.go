@@ -82,13 +82,14 @@ type slotReport struct {
 	Bookmarks []bookmark.Bookmark `json:"bookmarks"` // the oldest first
 }
 
-// statusSum is what the shards come to: the most where they do not add up.
+// statusSum is what the shards come to: the most where they do not add up. What only the
+// instances know is nil unless that of each slot was reached, and is no standby.
 type statusSum struct {
 	Retained    int64          `json:"retained_bytes"` // the most: what one keeps, others keep too
 	Lag         int64          `json:"lag_bytes"`      // the most
-	LagSeconds  float64        `json:"lag_seconds"`    // the most
-	Unconfirmed int            `json:"unconfirmed_events"`
-	Processed   float64        `json:"events_processed_total"`
+	LagSeconds  *float64       `json:"lag_seconds"`    // the most
+	Unconfirmed *int           `json:"unconfirmed_events"`
+	Processed   *float64       `json:"events_processed_total"`
 	Left        *time.Duration `json:"left_ns"` // the least
 	Reached     int            `json:"instances"`
 }
@@ -122,7 +123,7 @@ func lookAtStatus(ctx context.Context, cfg config.Config, instances []string) (s
 		case len(instances) == 0:
 			r.Problem = "admin.listen is empty"
 		default:
-			r.Problem = "another slot's"
+			r.Problem = "none of those asked has this slot: name its address with --instance"
 		}
 		s.Slots = append(s.Slots, r)
 	}
@@ -162,17 +163,21 @@ func savedPosition(ctx context.Context, cfg config.Config) (*cdc.Checkpoint, err
 }
 
 func (s *statusReport) add() {
+	lag, unconfirmed, processed, known := 0.0, 0, 0.0, true
 	for _, r := range s.Slots {
 		s.Sum.Retained, s.Sum.Lag = max(s.Sum.Retained, r.Retained), max(s.Sum.Lag, r.Lag)
 		if r.Left != nil && (s.Sum.Left == nil || *r.Left < *s.Sum.Left) {
 			s.Sum.Left = r.Left
 		}
-		if i := r.Instance; i != nil {
+		i := r.Instance
+		known = known && i != nil && !i.Standby
+		if i != nil {
 			s.Sum.Reached++
-			s.Sum.LagSeconds = max(s.Sum.LagSeconds, i.LagSeconds)
-			s.Sum.Unconfirmed += i.Unconfirmed
-			s.Sum.Processed += i.Processed
+			lag, unconfirmed, processed = max(lag, i.LagSeconds), unconfirmed+i.Unconfirmed, processed+i.Processed
 		}
+	}
+	if known {
+		s.Sum.LagSeconds, s.Sum.Unconfirmed, s.Sum.Processed = &lag, &unconfirmed, &processed
 	}
 }
 
@@ -293,8 +298,16 @@ func (s *statusReport) printTable(w io.Writer) {
 		}
 		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, r.checkpoint())
 	}
-	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, seconds(s.Sum.LagSeconds), size(s.Sum.Lag), size(s.Sum.Retained),
-		humanize.Comma(int64(s.Sum.Processed)), humanize.Comma(int64(s.Sum.Unconfirmed)))
+	lag, events, open := "not known", "", ""
+	if s.Sum.LagSeconds != nil {
+		lag, events, open = seconds(*s.Sum.LagSeconds), humanize.Comma(int64(*s.Sum.Processed)), humanize.Comma(int64(*s.Sum.Unconfirmed))
+	}
+	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, lag, size(s.Sum.Lag), size(s.Sum.Retained), events, open)
+	for _, r := range s.Slots {
+		if r.Instance == nil {
+			_, _ = fmt.Fprintf(w, "instance of %s: not reached: %s\n", r.Name, r.Problem)
+		}
+	}
 	for _, r := range s.Slots {
 		for _, b := range r.Bookmarks {
 			_, _ = fmt.Fprintf(w, "bookmark of %s: %s\n", r.Name, bookmarkState(b))

@@ -9,11 +9,14 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/walpost/walpost/pkg/cdc"
 )
 
 // Config holds a server's settings.
@@ -55,7 +58,11 @@ const (
 func Serve(ctx context.Context, cfg Config, listening func(net.Addr)) error {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", cfg.Listen)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return cdc.Refuse("give each instance on a host, as a standby or another shard, an admin.listen of its own, as in --admin.listen 127.0.0.1:9188",
+			"listen on admin.listen %q: %w", cfg.Listen, err)
+	case err != nil:
 		return fmt.Errorf("listen on admin.listen %q: %w", cfg.Listen, err)
 	}
 	if listening != nil {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -98,5 +99,21 @@ func TestHandler(t *testing.T) {
 	status.Standby = true
 	if _, body := get("/metrics"); !strings.Contains(body, `walpost_standby{slot="orders"} 1`) || strings.Contains(body, "\nwalpost_lag_seconds") {
 		t.Errorf("a standby has a lag:\n%s", body)
+	}
+}
+
+// An address that is in use is refused with the way out: a second instance on the host is the
+// likely reason.
+func TestServeAddressInUse(t *testing.T) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	err = Serve(t.Context(), Config{Listen: l.Addr().String()}, nil)
+	var refused *cdc.RefusedError
+	if !errors.As(err, &refused) || !strings.Contains(refused.Hint, "--admin.listen") {
+		t.Errorf("got %v, want a refusal with a hint", err)
 	}
 }

@@ -36,8 +36,9 @@ type shownStatus struct {
 		}
 	}
 	Sum struct {
-		Processed int64 `json:"events_processed_total"`
-		Instances int
+		LagSeconds *float64 `json:"lag_seconds"`
+		Processed  *int64   `json:"events_processed_total"`
+		Instances  int
 	}
 }
 
@@ -105,8 +106,11 @@ func TestStatusOfShards(t *testing.T) {
 			t.Errorf("got %+v, want a shard with events", slot)
 		}
 	}
-	if want := []string{s.slot + "_0_of_3", s.slot + "_1_of_3", s.slot + "_2_of_3"}; !slices.Equal(names, want) || st.Sum.Processed != n || st.Sum.Instances != 3 {
-		t.Errorf("got %v and %+v, want %v and %d events of 3 instances", names, st.Sum, want, n)
+	if want := []string{s.slot + "_0_of_3", s.slot + "_1_of_3", s.slot + "_2_of_3"}; !slices.Equal(names, want) || st.Sum.Processed == nil || *st.Sum.Processed != n || st.Sum.LagSeconds == nil || st.Sum.Instances != 3 {
+		t.Errorf("got %v and %+v, want %v, a lag, and %d events of 3 instances", names, st.Sum, want, n)
+	}
+	if st := s.status("--postgres.shard=1/3", "--instance", addrs[1]); st.Sum.LagSeconds != nil || st.Sum.Processed != nil || st.Sum.Instances != 1 || !strings.Contains(st.Slots[0].Problem, "--instance") {
+		t.Errorf("got %+v and %q, want no lag of all by one of three, and how to name the others", st.Sum, st.Slots[0].Problem)
 	}
 	text := s.walpost("status", "--postgres.shard=0/3", "--instance", strings.Join(addrs, ","))
 	if !strings.Contains(text, "all 3") || !strings.Contains(text, "3 reached") {
