@@ -174,7 +174,7 @@ func bookmarkTarget(ctx context.Context, conn *pgx.Conn, slot, to string, given 
 	case err != nil:
 		return 0, err
 	case state == nil:
-		return 0, cdc.Refuse("set postgres.slot", "slot %q does not exist", slot)
+		return 0, pgsource.NoSlot(ctx, conn, slot, cdc.Refuse("set postgres.slot", "slot %q does not exist", slot))
 	}
 	switch to {
 	case "checkpoint":

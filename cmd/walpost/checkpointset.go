@@ -128,7 +128,7 @@ func settableSlot(ctx context.Context, cfg config.Config, conn *pgx.Conn, lsn cd
 	case err != nil:
 		return nil, none, err
 	case slot == nil:
-		return nil, none, cdc.Refuse("run walpost init", "slot %q does not exist", name)
+		return nil, none, pgsource.NoSlot(ctx, conn, name, cdc.Refuse("run walpost init", "slot %q does not exist", name))
 	case slot.Active:
 		return nil, none, cdc.Refuse("stop walpost run first", "slot %q is being read by the server process %d", name, slot.ActivePID)
 	}

@@ -88,7 +88,7 @@ func (c *cli) demoInit(ctx context.Context, dsn string) error {
 	if err != nil {
 		return err
 	}
-	_, err = applyInit(ctx, cfg, steps)
+	_, err = c.applyInit(ctx, cfg, steps)
 	return err
 }
 

@@ -27,8 +27,8 @@ func (c *cli) startFrom(ctx context.Context, cfg config.Config, position string)
 	case err != nil:
 		return err
 	case slot == nil:
-		return cdc.Refuse("run walpost init; what was written before that only walpost replay --source table can publish",
-			"slot %q does not exist, so that nothing keeps the events from %s on", name, lsn)
+		return pgsource.NoSlot(ctx, conn, name, cdc.Refuse("run walpost init; what was written before that only walpost replay --source table can publish",
+			"slot %q does not exist, so that nothing keeps the events from %s on", name, lsn))
 	case lsn < slot.ConfirmedFlush:
 		return c.replay(ctx, cfg, conn, replayOptions{from: lsn.String(), source: "wal"})
 	case lsn == slot.ConfirmedFlush: // or from what is saved, which is no earlier

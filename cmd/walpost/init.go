@@ -89,7 +89,7 @@ func (c *cli) initWith(ctx context.Context, cfg config.Config, opts initOptions,
 	if opts.print {
 		return c.print(steps, func(w io.Writer) error { return printSteps(w, steps) })
 	}
-	results, err := applyInit(ctx, cfg, steps)
+	results, err := c.applyInit(ctx, cfg, steps)
 	if err == nil && cfg.Snapshot == config.SnapshotInitial {
 		results = append(results, initResult{File: sqlfiles.Slot, Kind: "slot", Name: cfg.Postgres.Slot, State: stateLater})
 	}

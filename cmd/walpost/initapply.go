@@ -46,7 +46,7 @@ func printResults(w io.Writer, results []initResult) error {
 }
 
 // applyInit connects and applies the steps.
-func applyInit(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([]initResult, error) {
+func (c *cli) applyInit(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([]initResult, error) {
 	conn, err := connect(ctx, cfg.Postgres.ConnString())
 	if err != nil {
 		return []initResult{}, err
@@ -55,7 +55,15 @@ func applyInit(ctx context.Context, cfg config.Config, steps []sqlfiles.Step) ([
 	if steps, err = withOlder(ctx, conn, cfg, steps); err != nil {
 		return []initResult{}, err
 	}
-	return applySteps(ctx, conn, steps, initStepTimeout)
+	slots := slotsOf(steps)
+	if err := usedBefore(ctx, conn, cfg, slots); err != nil {
+		return []initResult{}, err
+	}
+	results, err := applySteps(ctx, conn, steps, initStepTimeout)
+	if err == nil {
+		err = c.besideOthers(ctx, conn, slots, results)
+	}
+	return results, err
 }
 
 // withOlder puts before the steps those of the objects of an earlier version that they do

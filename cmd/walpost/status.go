@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -184,10 +185,7 @@ func (s *statusReport) add() {
 // failure returns an error if what is shown is a reason to act.
 func (s *statusReport) failure() error {
 	for _, r := range s.Slots {
-		switch {
-		case !r.Exists:
-			return cdc.Refuse("run walpost init, or set postgres.create_slot", "slot %q does not exist", r.Name)
-		case r.Unusable != nil:
+		if r.Unusable != nil {
 			return r.Unusable
 		}
 	}
@@ -221,11 +219,17 @@ func (r *slotReport) printLines(w io.Writer, server inspect.Server) {
 		}
 	} else {
 		line("instance", "not reached: %s", r.Problem)
+	}
+	if r.Instance == nil && r.Exists {
 		line("lag", "%s of WAL not confirmed", size(r.Lag))
 	}
-	line("confirmed", "%s", r.Confirmed)
+	if r.Exists {
+		line("confirmed", "%s", r.Confirmed)
+	}
 	line("checkpoint", "%s", r.checkpoint())
-	line("retained", "%s of WAL; %s/s are written", size(r.Retained), size(int64(server.Rate)))
+	if r.Exists {
+		line("retained", "%s of WAL; %s/s are written", size(r.Retained), size(int64(server.Rate)))
+	}
 	for _, b := range r.Bookmarks {
 		line("bookmark", "%s", bookmarkState(b))
 	}
@@ -291,27 +295,44 @@ func (r *slotReport) checkpoint() string {
 func (s *statusReport) printTable(w io.Writer) {
 	_, _ = fmt.Fprintln(w, "SLOT\tSTATUS\tINSTANCE\tLAG\tNOT CONFIRMED\tRETAINED\tEVENTS\tNOT ACKNOWLEDGED\tCHECKPOINT") // Flush tells
 	for _, r := range s.Slots {
-		state, lag, events, open := "not reached", "", "", ""
+		state, lag, behind, kept, events, open := "not reached", "", "", "", "", ""
+		if r.Exists {
+			behind, kept = size(r.Lag), size(r.Retained)
+		}
 		if i := r.Instance; i != nil {
 			state, lag = string(i.State), instanceLag(i)
 			events, open = humanize.Comma(int64(i.Processed)), humanize.Comma(int64(i.Unconfirmed))
 		}
-		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, size(r.Lag), size(r.Retained), events, open, r.checkpoint())
+		_, _ = fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Name, cmp.Or(r.Status, "does not exist"), state, lag, behind, kept, events, open, r.checkpoint())
 	}
 	lag, events, open := "not known", "", ""
 	if s.Sum.LagSeconds != nil {
 		lag, events, open = seconds(*s.Sum.LagSeconds), humanize.Comma(int64(*s.Sum.Processed)), humanize.Comma(int64(*s.Sum.Unconfirmed))
 	}
 	_, _ = fmt.Fprintf(w, "all %d\t\t%d reached\t%s\t%s\t%s\t%s\t%s\t\n", len(s.Slots), s.Sum.Reached, lag, size(s.Sum.Lag), size(s.Sum.Retained), events, open)
-	for _, r := range s.Slots {
-		if r.Instance == nil {
-			_, _ = fmt.Fprintf(w, "instance of %s: not reached: %s\n", r.Name, r.Problem)
-		}
-	}
+	s.printNotReached(w)
 	for _, r := range s.Slots {
 		for _, b := range r.Bookmarks {
 			_, _ = fmt.Fprintf(w, "bookmark of %s: %s\n", r.Name, bookmarkState(b))
 		}
+	}
+}
+
+// printNotReached says why, once for those that have the same reason.
+func (s *statusReport) printNotReached(w io.Writer) {
+	names := map[string][]string{}
+	var problems []string
+	for _, r := range s.Slots {
+		if r.Instance != nil {
+			continue
+		}
+		if names[r.Problem] == nil {
+			problems = append(problems, r.Problem)
+		}
+		names[r.Problem] = append(names[r.Problem], r.Name)
+	}
+	for _, problem := range problems {
+		_, _ = fmt.Fprintf(w, "instance of %s not reached: %s\n", strings.Join(names[problem], ", "), problem)
 	}
 }
 

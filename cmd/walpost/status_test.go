@@ -50,7 +50,7 @@ func TestStatusSum(t *testing.T) {
 			if !strings.Contains(all, shown) {
 				t.Errorf("got %q, want %q", all, shown)
 			}
-			if told := strings.Contains(all, "instance of b: not reached: why"); told != (tt.second == nil) {
+			if told := strings.Contains(all, "instance of b not reached: why"); told != (tt.second == nil) {
 				t.Errorf("got %q, want why an instance was not reached", all)
 			}
 		})

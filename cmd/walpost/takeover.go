@@ -42,7 +42,7 @@ func (c *cli) takeOver(ctx context.Context, cfg config.Config, opts initOptions)
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Close()) }()
-	results, err := applyInit(ctx, cfg, steps)
+	results, err := c.applyInit(ctx, cfg, steps)
 	if err != nil {
 		return errors.Join(c.print(results, func(w io.Writer) error { return printResults(w, results) }), err)
 	}

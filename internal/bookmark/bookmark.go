@@ -69,7 +69,7 @@ func Create(ctx context.Context, conn *pgx.Conn, live, name string, atEnd bool, 
 		return Bookmark{}, err
 	}
 	if source == nil {
-		return Bookmark{}, cdc.Refuse("run walpost init, or set postgres.slot", "slot %q does not exist", live)
+		return Bookmark{}, pgsource.NoSlot(ctx, conn, live, cdc.Refuse("run walpost init, or set postgres.slot", "slot %q does not exist", live))
 	}
 	if err := pgsource.CheckSlot(live, source); err != nil {
 		return Bookmark{}, err

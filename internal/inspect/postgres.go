@@ -152,7 +152,7 @@ func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 		if p.Snapshot {
 			return warn("start walpost run, which makes it with the snapshot", "slot %q does not exist yet", p.Slot)
 		}
-		return fail("run walpost init; events from then on are published", "slot %q does not exist", p.Slot)
+		return nil, pgsource.NoSlot(ctx, p.Conn, p.Slot, cdc.Refuse("run walpost init; events from then on are published", "slot %q does not exist", p.Slot))
 	}
 	if err := pgsource.CheckSlot(p.Slot, s); err != nil {
 		return nil, err

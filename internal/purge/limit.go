@@ -52,7 +52,7 @@ func (cfg Config) limit(ctx context.Context, conn *pgx.Conn) (least hold, err er
 		case err != nil:
 			return hold{}, err
 		case slot == nil:
-			return hold{}, cdc.Refuse("run walpost init, or set postgres.slot: nothing tells what is published", "slot %q does not exist", name)
+			return hold{}, pgsource.NoSlot(ctx, conn, name, cdc.Refuse("run walpost init, or set postgres.slot: nothing tells what is published", "slot %q does not exist", name))
 		}
 		if err := pgsource.CheckSlot(name, slot); err != nil {
 			return hold{}, err

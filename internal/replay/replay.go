@@ -62,7 +62,7 @@ func Resolve(ctx context.Context, conn *pgx.Conn, live, from, to string, opts Op
 		return p, err
 	}
 	if slot == nil {
-		return p, cdc.Refuse("set postgres.slot", "slot %q does not exist", live)
+		return p, pgsource.NoSlot(ctx, conn, live, cdc.Refuse("set postgres.slot", "slot %q does not exist", live))
 	}
 	kept, err := bookmark.List(ctx, conn, live)
 	if err != nil {

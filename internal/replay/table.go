@@ -61,7 +61,7 @@ func Published(ctx context.Context, conn *pgx.Conn, live string) (*history.Entry
 	case err != nil:
 		return nil, err
 	case slot == nil:
-		return nil, cdc.Refuse("set postgres.slot: nothing tells which rows are published", "slot %q does not exist", live)
+		return nil, pgsource.NoSlot(ctx, conn, live, cdc.Refuse("set postgres.slot: nothing tells which rows are published", "slot %q does not exist", live))
 	}
 	e, err := history.Before(ctx, conn, live, slot.ConfirmedFlush, time.Now().Add(time.Hour))
 	switch {

@@ -88,7 +88,7 @@ func (s *Source) lookAtPublication(ctx context.Context, conn *pgx.Conn) (binary 
 	err = conn.QueryRow(ctx, "SELECT pubinsert FROM pg_publication WHERE pubname = $1", name).Scan(&inserts)
 	switch {
 	case errors.Is(err, pgx.ErrNoRows):
-		return false, cdc.Refuse("run walpost init, or set postgres.publication", "publication %q does not exist", name)
+		return false, noPublication(ctx, conn, name, cdc.Refuse("run walpost init, or set postgres.publication", "publication %q does not exist", name))
 	case err != nil:
 		return false, fmt.Errorf("read publication %q: %w", name, err)
 	case !inserts:

@@ -251,6 +251,9 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		return err
 	}
 	start, err := s.checkStart(saved, server, slot)
+	if err != nil && slot == nil && saved.IsZero() {
+		err = NoSlot(ctx, st.control, s.cfg.Slot, err)
+	}
 	if err != nil {
 		return err
 	}
