@@ -40,6 +40,11 @@ func TestArgumentsBeforeServer(t *testing.T) {
 		{"partitioned by what, for shards", "init --partitioned month --shards 3 --role r", []string{`partitioned "month": want day or week`}},
 		{"a long role of shards", "init --shards 2 --partitioned year --role " + long + "four", []string{`role "` + long, `partitioned "year"`}},
 		{"take over no slot", "init --take-over No", []string{`slot "No": only`}},
+		{"ways that exclude each other", "init --take-over other --shards 3 --print", []string{"--take-over excludes --shards, --print\n"}},
+		{"clean and measure", "bench --clean --rate 5", []string{"--clean excludes --rate\n"}},
+		{"two examples", "config --example --from-debezium x", []string{"--example excludes --from-debezium\n"}},
+		{"argument for none", "config show", []string{"walpost config takes no arguments, and got \"show\"\n"}},
+		{"flags that are not", "status --nosuch --slot --x --watch --intance=a -o json --admin.lisen a", []string{"--nosuch: unknown flag", "--intance: unknown flag", "--admin.lisen: unknown flag"}},
 		{"take over into a slot", "init --take-over other --checkpoint.store slot", []string{"checkpoint.store slot takes no position by hand"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -70,9 +70,7 @@ func (c *cli) benchCommand() *cobra.Command {
 	cmd.Flags().IntVar(&measured.Rate, "rate", 1000, "events a second of the steady phase; 0 leaves it out")
 	cmd.Flags().DurationVar(&measured.Duration, "duration", 10*time.Second, "how long the steady phase writes")
 	cmd.Flags().BoolVar(&clean, "clean", false, "remove what benches have left that were killed, and measure nothing")
-	for _, measures := range []string{"events", "bytes", "batch", "rate", "duration"} {
-		cmd.MarkFlagsMutuallyExclusive("clean", measures)
-	}
+	exclude(cmd, "clean", "events", "bytes", "batch", "rate", "duration")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {

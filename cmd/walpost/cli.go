@@ -25,14 +25,14 @@ const (
 
 // cli is what every command needs of its surroundings.
 type cli struct {
-	environ        []string
+	args, environ  []string
 	stdout, stderr io.Writer
 	output         string // text or json
 }
 
 // run executes one command and returns its exit code.
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	c := &cli{environ: environ, stdout: stdout, stderr: stderr}
+	c := &cli{args: args, environ: environ, stdout: stdout, stderr: stderr}
 	root := c.root()
 	root.SetArgs(args)
 	root.SetOut(stdout)
@@ -52,10 +52,7 @@ func (c *cli) root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
-		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := errors.Join(cmd.ValidateRequiredFlags(), cmd.ValidateFlagGroups()); err != nil { // cobra's own look is no usageError
-				return &usageError{err}
-			}
+		PersistentPreRunE: func(*cobra.Command, []string) error {
 			if c.output != "text" && c.output != "json" {
 				return &usageError{fmt.Errorf("--output %q: want text or json", c.output)}
 			}
@@ -64,11 +61,10 @@ func (c *cli) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "what is printed: text or json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{config.FlagError(cmd.Flags(), err)}
+		return &usageError{config.FlagError(cmd.Flags(), c.args, err)}
 	})
 	helpBySubject(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.SuggestionsMinimumDistance = 2
 	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.benchCommand(), c.configCommand(), c.statusCommand(), c.checkpointCommand(), c.bookmarkCommand(), c.replayCommand(), c.purgeCommand(), c.doctorCommand(), c.dlqCommand(), c.manCommand(), c.versionCommand())
 	return root
 }
@@ -77,17 +73,6 @@ func (c *cli) root() *cobra.Command {
 type usageError struct{ error }
 
 func (e *usageError) Unwrap() error { return e.error }
-
-func noArgs(cmd *cobra.Command, args []string) error {
-	if len(args) == 0 {
-		return nil
-	}
-	err := fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())
-	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
-		err = fmt.Errorf("%w: did you mean %s?", err, strings.Join(near, ", "))
-	}
-	return &usageError{err}
-}
 
 // report prints what cmd has ended with and its hints, and returns the exit code.
 func (c *cli) report(cmd *cobra.Command, err error) int {

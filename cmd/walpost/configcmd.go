@@ -23,7 +23,7 @@ func (c *cli) configCommand() *cobra.Command {
 	config.AddFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&example, "example", false, "print an example file with every key, its default and what it means")
 	cmd.Flags().StringVar(&debezium, "from-debezium", "", "print a walpost.yaml made of the configuration `FILE` of a Debezium connector, JSON or properties; - reads it from stdin")
-	cmd.MarkFlagsMutuallyExclusive("example", "from-debezium")
+	exclude(cmd, "example", "from-debezium")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if example {
 			text, err := config.Example()

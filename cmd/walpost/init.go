@@ -58,9 +58,7 @@ transaction that is open and has written something, for 30s at most.`,
 	cmd.Flags().StringVar(&opts.partitioned, "partitioned", "", "partition the outbox table by day or week, in UTC")
 	cmd.Flags().IntVar(&opts.shards, "shards", 0, "make a publication and a slot for each of so many shards")
 	cmd.Flags().StringVar(&opts.takeOver, "take-over", "", "go on with this slot where its publisher, which must have stopped, has stopped")
-	for _, other := range []string{"shards", "partitioned", "print"} {
-		cmd.MarkFlagsMutuallyExclusive("take-over", other)
-	}
+	exclude(cmd, "take-over", "shards", "partitioned", "print")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := c.load(cmd.Flags())
 		if err != nil {

@@ -11,7 +11,7 @@ func (c *cli) manCommand() *cobra.Command {
 		Use:    "man FOLDER",
 		Short:  "Write a man page for each command",
 		Hidden: true,
-		Args:   cobra.ExactArgs(1),
+		Args:   exactlyOne("folder"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return doc.GenManTree(cmd.Root(), &doc.GenManHeader{Title: "WALPOST", Section: "1", Source: "walpost", Manual: "walpost"}, args[0])
 		},

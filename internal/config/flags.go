@@ -2,6 +2,8 @@ package config
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"github.com/knadh/koanf/providers/posflag"
 	"github.com/spf13/pflag"
@@ -101,22 +103,50 @@ func (l *loader) loadFlags(flags *pflag.FlagSet) {
 	}))
 }
 
-// FlagError returns an [*Error] for an error of the flags' parser, with the
-// nearest flag as a hint if it is an unknown one.
-func FlagError(flags *pflag.FlagSet, err error) error {
+// FlagError returns an [*Error] for what the flags' parser says of args. If it has met a flag that
+// is unknown, it has each that is, with the nearest known one as a hint.
+func FlagError(flags *pflag.FlagSet, args []string, err error) error {
 	var unknown *pflag.NotExistError
 	if !errors.As(err, &unknown) || unknown.GetSpecifiedShortnames() != "" {
 		return &Error{[]Problem{{Text: err.Error()}}}
 	}
-	var names []string
+	var known []string
 	flags.VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {
-			names = append(names, f.Name)
+			known = append(known, f.Name)
 		}
 	})
-	p := Problem{Key: "--" + unknown.GetSpecifiedName(), Text: "unknown flag"}
-	if near := nearest(unknown.GetSpecifiedName(), names, "."); near != "" {
-		p.Hint = "did you mean --" + near + "?"
+	names := unknownFlags(flags, args)
+	if first := unknown.GetSpecifiedName(); !slices.Contains(names, first) {
+		names = append([]string{first}, names...)
 	}
-	return &Error{[]Problem{p}}
+	var problems []Problem
+	for _, name := range names {
+		p := Problem{Key: "--" + name, Text: "unknown flag"}
+		if near := nearest(name, known, "."); near != "" {
+			p.Hint = "did you mean --" + near + "?"
+		}
+		problems = append(problems, p)
+	}
+	return &Error{problems}
+}
+
+// unknownFlags returns the long flags that are not known, each once. What may be the value of one
+// that is known is passed over.
+func unknownFlags(flags *pflag.FlagSet, args []string) (names []string) {
+	for i := 0; i < len(args) && args[i] != "--"; i++ {
+		long, isLong := strings.CutPrefix(args[i], "--")
+		if !isLong {
+			continue
+		}
+		name, _, whole := strings.Cut(long, "=")
+		f := flags.Lookup(name)
+		switch {
+		case f == nil && !slices.Contains(names, name):
+			names = append(names, name)
+		case f != nil && !whole && f.NoOptDefVal == "":
+			i++ // its value
+		}
+	}
+	return names
 }

@@ -86,7 +86,7 @@ func TestFormerKeysHidden(t *testing.T) {
 	}
 	for what, text := range map[string]string{
 		"help": flags.FlagUsages(), "table": MarkdownTable(), "example": string(example), "effective": string(effective),
-		"hint": FlagError(flags, flags.Parse([]string{"--oldnam=a"})).(*Error).Problems[0].Hint, //nolint:errorlint // it is that very type
+		"hint": FlagError(flags, nil, flags.Parse([]string{"--oldnam=a"})).(*Error).Problems[0].Hint, //nolint:errorlint // it is that very type
 	} {
 		if strings.Contains(text, "oldname") {
 			t.Errorf("%s tells of the former key:\n%s", what, text)

@@ -231,7 +231,7 @@ func TestFlagError(t *testing.T) {
 	} {
 		t.Run(test.arg, func(t *testing.T) {
 			var e *Error
-			if !errors.As(FlagError(flags, flags.Parse([]string{test.arg})), &e) {
+			if !errors.As(FlagError(flags, []string{test.arg}, flags.Parse([]string{test.arg})), &e) {
 				t.Fatal("not an *Error")
 			}
 			if len(e.Problems) != 1 || e.Problems[0] != test.want {
