@@ -58,23 +58,28 @@ type runner interface {
 	log() string
 }
 
+// allContenders also names them before there is a server, which each is pointed at when it starts.
 func (b *bench) allContenders() []contender {
-	exact := b.walpostContender(walpostExact, b.pg.DSN(), "--delivery.guarantee=exactly-once")
+	exact := b.walpostContender(walpostExact, b.pg.DSN, "--delivery.guarantee=exactly-once")
 	exact.transactions = true
 	return []contender{
-		{name: floorTCP, start: b.recvlogical(b.pg.DSN())},
-		b.walpostContender(walpostTCP, b.pg.DSN()),
+		{name: floorTCP, start: b.recvlogical(b.pg.DSN)},
+		b.walpostContender(walpostTCP, b.pg.DSN),
 		exact,
-		{name: floorSocket, start: b.recvlogical(b.pg.SocketDSN())},
-		b.walpostContender(walpostSocket, b.pg.SocketDSN()),
+		{name: floorSocket, start: b.recvlogical(b.pg.SocketDSN)},
+		b.walpostContender(walpostSocket, b.pg.SocketDSN),
 		{name: debeziumTuned, start: b.startDebezium(true), delivers: true, latency: true},
 		{name: debeziumPlain, start: b.startDebezium(false), delivers: true, latency: true},
 		{name: relayName, start: b.startRelay, delivers: true, latency: true, polls: true},
 	}
 }
 
-func (b *bench) walpostContender(name, dsn string, args ...string) contender {
-	with := func(more ...string) starter { return b.startWalpost(dsn, slices.Concat(args, more)...) }
+func (b *bench) walpostContender(name string, dsn func() string, args ...string) contender {
+	with := func(more ...string) starter {
+		return func(ctx context.Context, slot, topic, end string) (runner, error) {
+			return b.startWalpost(dsn(), slices.Concat(args, more)...)(ctx, slot, topic, end)
+		}
+	}
 	return contender{name: name, start: with(), with: with, delivers: true, latency: true}
 }
 
@@ -119,9 +124,9 @@ func (p *program) stop(context.Context) (time.Duration, error) {
 }
 
 // recvlogical reads the slot with pg_recvlogical, and throws away what it reads.
-func (b *bench) recvlogical(dsn string) starter {
+func (b *bench) recvlogical(dsn func() string) starter {
 	return func(ctx context.Context, slot, _, end string) (runner, error) {
-		return startProgram(exec.CommandContext(ctx, b.recv, "-d", dsn, "-S", slot, "--start", "--no-loop", "-E", end, "-f", "/dev/null",
+		return startProgram(exec.CommandContext(ctx, b.recv, "-d", dsn(), "-S", slot, "--start", "--no-loop", "-E", end, "-f", "/dev/null",
 			"-o", "proto_version=1", "-o", "publication_names=walpost"), false)
 	}
 }

@@ -39,12 +39,12 @@ func (b *bench) grow(ctx context.Context) error {
 			}
 		}
 	}
-	if selected(b.workloads, "brokers away") {
+	if selected(b.workloads, growthAway) {
 		if err := b.away(ctx); err != nil {
 			return fmt.Errorf("brokers away: %w", err)
 		}
 	}
-	if !selected(b.workloads, "shards") {
+	if !selected(b.workloads, growthShards) {
 		return nil
 	}
 	for _, shards := range []int{1, 2, 3} {

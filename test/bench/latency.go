@@ -59,9 +59,9 @@ func (b *bench) latencies(ctx context.Context) error {
 		switch n, err := strconv.Atoi(rate); {
 		case rate == "":
 			continue
-		case rate == "ramp":
+		case rate == rateRamp:
 			l.name, l.rate, l.batch = "100 to 30,000/s and back", ramp(30_000, b.duration), 10
-		case rate == "ramp-pull":
+		case rate == ratePull:
 			l.name, l.rate, l.batch, l.own, l.pulls = "100 to 30,000/s and back, with pulls", ramp(30_000, b.duration), 10, pullSettings, true
 		case err != nil:
 			return fmt.Errorf("-rates: %w", err)

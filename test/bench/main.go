@@ -9,6 +9,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -21,7 +22,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -32,7 +33,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := error(nil)
 	if len(os.Args) > 1 && os.Args[1] == relayCommand {
@@ -77,25 +78,35 @@ type bench struct {
 	report  report
 }
 
+// flags defines the command line's.
+func (s *settings) flags() {
+	flag.IntVar(&s.rounds, "rounds", 3, "rounds of each contender")
+	flag.Float64Var(&s.scale, "scale", 1, "factor on the events of each workload")
+	flag.StringVar(&s.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
+	flag.StringVar(&s.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
+	flag.StringVar(&s.rates, "rates", "1000,5000,20000,ramp,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-pull\" does so and has walpost pull; \"\" for none")
+	flag.DurationVar(&s.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
+	flag.DurationVar(&s.warm, "warm", 15*time.Second, "how long each contender has the same load before that, which is not counted")
+	flag.StringVar(&s.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
+	flag.StringVar(&s.svg, "svg", "", "file for a chart of them")
+	flag.StringVar(&s.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
+	flag.BoolVar(&s.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it and how far away the brokers are, and what shards bring")
+}
+
 func run(ctx context.Context) (err error) {
 	debug.SetGCPercent(400) // the cores are the contenders'
 	var b bench
-	flag.IntVar(&b.rounds, "rounds", 3, "rounds of each contender")
-	flag.Float64Var(&b.scale, "scale", 1, "factor on the events of each workload")
-	flag.StringVar(&b.workloads, "workloads", "", "only backlogs whose names contain one of these, comma-separated; \"none\" for latency only")
-	flag.StringVar(&b.contenders, "contenders", "", "only contenders whose names contain one of these, comma-separated")
-	flag.StringVar(&b.rates, "rates", "1000,5000,20000,ramp,ramp-pull", "events per second at which latency is measured; \"ramp\" goes up and down, \"ramp-pull\" does so and has walpost pull; \"\" for none")
-	flag.DurationVar(&b.duration, "duration", 15*time.Second, "how long latency is measured at each rate")
-	flag.DurationVar(&b.warm, "warm", 15*time.Second, "how long each contender has the same load before that, which is not counted")
-	flag.StringVar(&b.json, "json", "", "file for the figures as JSON; those of -growth are kept there beside the others")
-	flag.StringVar(&b.svg, "svg", "", "file for a chart of them")
-	flag.StringVar(&b.from, "from", "", "file of figures that -json has written: draws their chart anew, and measures nothing")
-	flag.BoolVar(&b.growth, "growth", false, "measure instead how the cost of a backlog grows with what is in it and how far away the brokers are, and what shards bring")
+	b.flags()
 	flag.Parse()
 	if b.from != "" {
 		return redraw(b.from, b.svg)
 	}
-
+	if flag.NArg() > 0 {
+		return fmt.Errorf("it takes no arguments, and got %q: see -help", flag.Arg(0))
+	}
+	if err := b.judge(); err != nil {
+		return err
+	}
 	if _, err := readReport(b.json); b.json != "" && err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err // before an hour, and not after it
 	}
@@ -112,9 +123,11 @@ func run(ctx context.Context) (err error) {
 	if b.growth {
 		measure = b.grow
 	}
-	err = measure(ctx)
+	if err = measure(ctx); ctx.Err() != nil {
+		err = context.Cause(ctx) // and not what came of it
+	}
 	if len(b.report.Backlogs)+len(b.report.Latencies) == 0 {
-		return err
+		return cmp.Or(err, errors.New("nothing was measured: of what is selected no contender has a latency"))
 	}
 	return errors.Join(err, b.report.write(b.growth, b.json, b.svg)) // of a run that has failed, what it has
 }
@@ -137,11 +150,6 @@ func order(of string, round, contenders int) []int {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(of))
 	return rand.New(rand.NewPCG(h.Sum64(), uint64(round))).Perm(contenders)
-}
-
-// selected reports whether one of the comma-separated words is part of name.
-func selected(words, name string) bool {
-	return words == "" || slices.ContainsFunc(strings.Split(words, ","), func(w string) bool { return strings.Contains(name, w) })
 }
 
 // start builds walpost, and starts the servers with an empty outbox.
