@@ -96,7 +96,7 @@ func (c *cli) bench(ctx context.Context, cfg config.Config, full bench.Config) e
 	sum, err := bench.Run(ctx, full)
 	sum.Walpost, sum.Guarantee, sum.Compression = readBuildInfo().Version, string(cfg.Delivery.Guarantee), string(cfg.Kafka.Compression)
 	if ctx.Err() != nil {
-		return fmt.Errorf("bench: interrupted: %w", err)
+		return fmt.Errorf("bench: %w", err)
 	}
 	if sum.Backlog.Events > 0 {
 		err = errors.Join(c.print(sum, func(w io.Writer) error { sum.Print(w); return nil }), err)

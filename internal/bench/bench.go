@@ -109,18 +109,18 @@ func Run(ctx context.Context, cfg Config) (sum Summary, err error) {
 	}
 	b := &bench{cfg: cfg}
 	if err := b.open(ctx); err != nil {
-		return Summary{}, err
+		return Summary{}, orInterrupted(ctx, err)
 	}
 	defer b.close()
-	defer func() { err = errors.Join(err, b.remove(ctx, b.made)) }()
+	defer func() { err = errors.Join(err, b.removeAll(ctx)) }()
 	if err := b.prepare(ctx); err != nil {
-		return Summary{}, err
+		return Summary{}, orInterrupted(ctx, err)
 	}
 	b.sum.Bytes, b.sum.Batch, b.sum.Kafka = cfg.Bytes, cfg.Batch, b.kafkaVersion(ctx)
 	b.sum.Postgres = b.lock.PgConn().ParameterStatus("server_version")
 	err = b.measure(ctx)
 	b.sum.count(b.reader)
-	return b.sum, because(ctx, err)
+	return b.sum, orInterrupted(ctx, err)
 }
 
 // measure goes through the phases.
@@ -186,6 +186,16 @@ func (b *bench) say(format string, args ...any) { _, _ = fmt.Fprintf(b.cfg.Out, 
 func because(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
+	}
+	return err
+}
+
+// errInterrupted is what Run ends with when its context is done; what came of that is no news.
+var errInterrupted = errors.New("interrupted")
+
+func orInterrupted(ctx context.Context, err error) error {
+	if err != nil && ctx.Err() != nil {
+		return errInterrupted
 	}
 	return err
 }

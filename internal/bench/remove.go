@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -15,6 +16,23 @@ const (
 	removeTimeout = 60 * time.Second
 	dropTimeout   = 15 * time.Second
 )
+
+// removeAll removes what was made. Who has interrupted the bench is told so.
+func (b *bench) removeAll(ctx context.Context) error {
+	interrupted := ctx.Err() != nil
+	if interrupted {
+		b.say("interrupted: removing what was made")
+	}
+	err := b.remove(ctx, b.made)
+	if interrupted && err == nil {
+		var names []string
+		for _, o := range b.made {
+			names = append(names, o.kind+" "+o.name)
+		}
+		b.say("removed %s", strings.Join(names, ", "))
+	}
+	return err
+}
 
 // remove drops objects, the last one first, whether ctx is done or not. The error names
 // each that may be left.

@@ -167,8 +167,8 @@ func TestBenchInterrupted(t *testing.T) {
 			p.Signal(syscall.SIGINT)
 			asked := time.Now()
 			st := &stage{t: t}
-			if code := st.wait(p, time.Minute); code != 1 || !strings.Contains(p.Log(), "interrupted") {
-				t.Errorf("exit %d\n%s", code, p.Log())
+			if code := st.wait(p, time.Minute); code != 1 || !strings.Contains(p.Log(), "removed topic "+bench.Prefix) || !strings.HasSuffix(p.Log(), "walpost: bench: interrupted\n") {
+				t.Errorf("exit %d, want 1, what was removed, and that it was interrupted\n%s", code, p.Log())
 			}
 			fmt.Printf("FIGURES bench interrupted after %q: removed in %.1f s\n", phase.said, time.Since(asked).Seconds())
 			s.nothingLeft()
