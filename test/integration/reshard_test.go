@@ -17,8 +17,15 @@ func TestBesideShards(t *testing.T) {
 	s.initShards(3)
 	s.db.Exec(t, "DROP PUBLICATION walpost")
 	for _, args := range [][]string{
-		{"run"}, {"run", "--from-lsn", "0/100"}, {"run", "--postgres.create_slot=false"}, {"status"}, {"purge", "--older-than", "1h"},
-		{"bookmark", "create", "b"}, {"bookmark", "advance", "b"}, {"checkpoint", "set", "0/100"}, {"replay", "--from", "-1h"},
+		{"run"},
+		{"run", "--from-lsn", "0/100"},
+		{"run", "--postgres.create_slot=false"},
+		{"status"},
+		{"purge", "--older-than", "1h"},
+		{"bookmark", "create", "b"},
+		{"bookmark", "advance", "b"},
+		{"checkpoint", "set", "0/100"},
+		{"replay", "--from", "-1h"},
 	} {
 		const want = " of 3 shards: set postgres.shard to i/3, with i from 0 to 2; "
 		s.refused("does not exist", want, args...)
