@@ -75,6 +75,16 @@ func (c *cluster) committed() int {
 
 func (c *cluster) open() *client { return &client{cluster: c} }
 
+// abort ends the open transaction, for its age or for another process that acquires.
+func (c *cluster) abort(overtaken bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.producer.txn, c.producer = nil, nil
+	if overtaken {
+		c.cp.Epoch++
+	}
+}
+
 // client is the two faces of a transactional sink and store, as a process has them.
 type client struct {
 	cluster *cluster

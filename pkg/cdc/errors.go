@@ -8,7 +8,8 @@ import (
 )
 
 // ErrFenced is returned by a [Store] when another process has acquired the
-// checkpoint.
+// checkpoint, and by a transactional one also when the cluster has ended the open
+// transaction for another reason: its Load tells the epoch.
 var ErrFenced = errors.New("checkpoint is owned by another process")
 
 // ErrSkip is what [Config.Route] returns for an event that is not to be published. It

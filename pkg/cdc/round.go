@@ -260,9 +260,23 @@ func (p *Pipeline) failedBetween(ctx context.Context) *drainedError {
 // drainFor drains the pipeline because of err. The stream may be nil, if there is none.
 func (p *Pipeline) drainFor(ctx context.Context, s Stream, err error) *drainedError {
 	derr := p.drain(ctx, s)
-	if errors.Is(derr, ErrFenced) {
+	if errors.Is(derr, ErrFenced) && p.overtaken(ctx) {
 		p.cfg.Logger.Warn("stopped without a save: another process has taken over, and publishes what was unacknowledged here")
 		return &drainedError{cause: err, fenced: true}
 	}
 	return &drainedError{cause: errors.Join(err, derr)}
+}
+
+// overtaken reports whether another process has acquired the checkpoint, as a store said that
+// has answered [ErrFenced]. A transactional one says so too of a transaction that the cluster
+// has aborted for its age; then the epoch tells. One that cannot be asked leaves it open, and the
+// stop is not a clean one.
+func (p *Pipeline) overtaken(ctx context.Context) bool {
+	if !p.cfg.Transactional {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
+	defer cancel()
+	cp, err := p.cfg.Store.Load(ctx)
+	return err == nil && cp.Epoch != p.session.epoch
 }

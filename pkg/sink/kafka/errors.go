@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 
@@ -103,15 +102,28 @@ func refused(topic string, size int, err error) error {
 // transaction.
 var errNewClient = errors.New("kafka: what is known about a topic has changed, beginning a new transaction")
 
-// fenced adds [cdc.ErrFenced] to an answer that says that somebody else has taken
+// fenced makes a [cdc.ErrFenced] of an answer that says that somebody else has taken
 // the transactional id over, or that the coordinator has aborted the transaction
-// and raised its epoch on its own.
+// for its age, and raised its epoch on its own: both are the same to a broker.
 func fenced(err error) error {
 	if errors.Is(err, kerr.ProducerFenced) || errors.Is(err, kerr.InvalidProducerEpoch) || errors.Is(err, kerr.InvalidTxnState) {
-		return fmt.Errorf("%w: %w", cdc.ErrFenced, err)
+		return &abortedError{err}
 	}
 	return err
 }
+
+// abortedError is a [cdc.ErrFenced].
+type abortedError struct{ err error }
+
+func (e *abortedError) Error() string {
+	return "the cluster has ended the transaction, which was open for longer than kafka.transaction_timeout, or of a process that another has taken over from: " + e.err.Error()
+}
+
+// Is implements what [errors.Is] asks for.
+func (e *abortedError) Is(target error) bool { return target == cdc.ErrFenced }
+
+// Unwrap returns the answer.
+func (e *abortedError) Unwrap() error { return e.err }
 
 // hints are what to do about an error, by what the error says. Some reach us
 // only as text, in a log line of the client library.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -237,8 +238,11 @@ func TestTransactionalTimesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the coordinator aborts", func() bool { return len(committedValues(t, addrs, topic)) == 0 && stable(t, addrs, topic) })
-	if err := x.Save(t.Context(), pos(10)); err == nil {
-		t.Fatal("Save() = nil for a transaction that was aborted")
+	if err := x.Save(t.Context(), pos(10)); !errors.Is(err, cdc.ErrFenced) || !strings.Contains(err.Error(), "kafka.transaction_timeout") {
+		t.Fatalf("Save() = %v for a transaction that was aborted, want ErrFenced and the setting", err)
+	}
+	if cp, err := x.Load(t.Context()); err != nil || cp.Epoch != 1 {
+		t.Errorf("Load() = %+v, %v, want the epoch in which it was acquired", cp, err)
 	}
 	if cp, err := x.Acquire(t.Context()); err != nil || !cp.IsZero() {
 		t.Fatalf("Acquire() = %+v, %v, want that nothing was saved", cp, err)
