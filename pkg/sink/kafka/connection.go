@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"slices"
 	"sync"
@@ -187,21 +188,15 @@ func (s *Sink) nothingLeftOpen(ctx context.Context) error {
 	default:
 		return nil // others have aborted it, and so fenced this epoch
 	}
-	for _, name := range append(s.topics.names(), s.txn.progress) {
-		partitions, err := asks.countPartitions(ctx, name)
-		if errors.Is(err, kerr.UnknownTopicOrPartition) {
-			continue // deleted
-		}
-		var open []partial
-		if err == nil {
-			open, err = asks.openIn(ctx, d.ProducerID, name, partitions)
-		}
-		if err != nil {
-			return fmt.Errorf("%w: %w", errUntold, err)
-		}
-		if slices.ContainsFunc(open, func(p partial) bool { return p.producer.epoch < before }) {
-			return errLeftOpen
-		}
+	counts, failed := countAll(ctx, asks.client.Load(), append(s.topics.names(), s.txn.progress))
+	maps.DeleteFunc(failed, func(_ string, err error) bool { return errors.Is(err, kerr.UnknownTopicOrPartition) }) // deleted
+	open, unasked := asks.openIn(ctx, d.ProducerID, counts)
+	if slices.ContainsFunc(open, func(p partial) bool { return p.producer.epoch < before }) {
+		return errLeftOpen
+	}
+	maps.Copy(failed, unasked)
+	for _, err := range failed {
+		return fmt.Errorf("%w: %w", errUntold, err)
 	}
 	return nil
 }

@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -111,78 +111,28 @@ func (f fates) of(p producer) (committed, known bool) {
 // leftOpen returns where transactions are open that s, which has just taken the
 // transactional id over and written nothing, has ended: in the progress topic, in those that
 // s knows, and in others.
-func (t *Transactional) leftOpen(ctx context.Context, s *Sink, others []string) (all []partial, err error) {
-	all, err = s.earlierIn(ctx, t.cfg.Topic, progressPartition+1)
+func (t *Transactional) leftOpen(ctx context.Context, s *Sink, others []string) ([]partial, error) {
+	names := append(s.topics.names(), others...)
+	slices.Sort(names)
+	counts, failed := countAll(ctx, s.client.Load(), slices.Compact(names)) // there may be more than were met
+	counts[t.cfg.Topic] = progressPartition + 1
+	delete(failed, t.cfg.Topic)
+	open, unasked, err := s.earlierIn(ctx, counts)
+	if err == nil {
+		err = unasked[t.cfg.Topic]
+	}
+	if err == nil {
+		err = context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("look for open transactions: %w", err)
 	}
-	names := append(s.topics.names(), others...)
-	slices.Sort(names)
-	for _, name := range slices.Compact(names) {
-		if name == t.cfg.Topic {
-			continue
-		}
-		partitions, err := s.countPartitions(ctx, name) // there may be more than were met
-		var open []partial
-		if err == nil {
-			open, err = s.earlierIn(ctx, name, partitions)
-		}
-		switch {
-		case err == nil:
-			all = append(all, open...)
-		case ctx.Err() != nil || errors.Is(err, cdc.ErrFenced):
-			return nil, fmt.Errorf("look for open transactions: %w", err)
-		default: // deleted, or without a leader: it is asked about when it is met again
-			s.log.Debug("a topic cannot be asked for open transactions", "topic", name, "error", err)
-			s.topics.forget(name)
-		}
-	}
-	return all, nil
-}
-
-// earlierIn returns the partitions of a topic that this epoch has not written to in which
-// a transaction of this producer is open.
-func (s *Sink) earlierIn(ctx context.Context, topic string, partitions int32) ([]partial, error) {
-	id, epoch, err := s.client.Load().ProducerID(ctx)
-	if err != nil {
-		return nil, fenced(err)
-	}
-	open, err := s.openIn(ctx, id, topic, partitions)
-	if slices.ContainsFunc(open, func(p partial) bool { return p.producer.epoch > epoch }) {
-		return nil, cdc.ErrFenced
-	}
-	return open, err
-}
-
-// openIn returns the partitions of a topic in which a transaction of a producer is open. Who may write a topic need not be allowed to read it, and then it is not known.
-func (s *Sink) openIn(ctx context.Context, id int64, topic string, partitions int32) (open []partial, err error) {
-	set := make(kadm.TopicsSet)
-	for p := range partitions {
-		set.Add(topic, p)
-	}
-	resp, err := kadm.NewClient(s.client.Load()).DescribeProducers(ctx, set)
-	if isForbidden(err) || errors.As(err, new(*kadm.AuthError)) || tooOld(err) {
-		s.log.Debug("a topic cannot be asked for open transactions", "topic", topic, "error", err)
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("describe producers of topic %s: %w", topic, err)
-	}
-	for _, p := range resp[topic].Partitions.Sorted() {
-		if p.Err != nil {
-			return nil, fmt.Errorf("describe producers of topic %s, partition %d: %w", topic, p.Partition, p.Err)
-		}
-		if a, ok := p.ActiveProducers[id]; ok && a.CurrentTxnStartOffset >= 0 {
-			open = append(open, partial{topic, p.Partition, producer{id, a.ProducerEpoch}})
-		}
+	maps.Copy(failed, unasked)
+	for name, err := range failed { // deleted, or without a leader: it is asked about when it is met again
+		s.log.Debug("a topic cannot be asked for open transactions", "topic", name, "error", err)
+		s.topics.forget(name)
 	}
 	return open, nil
-}
-
-// tooOld reports whether brokers do not know a request, so that nothing can be asked. The
-// client library does not export the error.
-func tooOld(err error) bool {
-	return err != nil && (errors.Is(err, kerr.UnsupportedVersion) || strings.Contains(err.Error(), "broker is too old") || strings.Contains(err.Error(), "request key is unknown"))
 }
 
 // ending is how the last transaction of a producer ended, as its coordinator has it.

@@ -15,7 +15,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -275,37 +274,16 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 	}
 	f.partitions = partitions
 	if s.txn != nil && s.topics.known[name] == nil {
-		open, err := s.earlierIn(ctx, name, partitions)
+		open, failed, err := s.earlierIn(ctx, partitionCounts{name: partitions})
+		if err == nil {
+			err = failed[name]
+		}
 		if err != nil {
 			return facts{}, err
 		}
 		f.leftOpen = len(open) > 0
 	}
 	return f, nil
-}
-
-// countPartitions asks a broker, not the client's cache as kadm would.
-func (s *Sink) countPartitions(ctx context.Context, name string) (int32, error) {
-	return countPartitions(ctx, s.client.Load(), name)
-}
-
-// countPartitions asks a broker through c.
-func countPartitions(ctx context.Context, c *kgo.Client, name string) (int32, error) {
-	req := kmsg.NewPtrMetadataRequest()
-	t := kmsg.NewMetadataRequestTopic()
-	t.Topic = &name
-	req.Topics = append(req.Topics, t)
-	resp, err := req.RequestWith(ctx, c)
-	if err == nil && len(resp.Topics) == 1 {
-		err = kerr.ErrorForCode(resp.Topics[0].ErrorCode)
-	}
-	switch {
-	case err != nil:
-		return 0, fmt.Errorf("describe topic %s: %w", name, err)
-	case len(resp.Topics) != 1 || len(resp.Topics[0].Partitions) == 0:
-		return 0, fmt.Errorf("describe topic %s: no partitions", name)
-	}
-	return int32(len(resp.Topics[0].Partitions)), nil
 }
 
 // create creates the topic, and waits until brokers know it.
