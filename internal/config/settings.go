@@ -97,7 +97,7 @@ var settings = slices.Concat([]setting{
 	},
 	{
 		Key: "kafka.create_topics", Default: "false",
-		Help:  "Create missing topics, else wait until somebody has created them.",
+		Help:  "Create missing topics, and those that are deleted meanwhile, else wait until somebody has created them.",
 		field: into(boolean, func(c *Config) *bool { return &c.Kafka.CreateTopics }),
 	},
 	{

@@ -82,7 +82,9 @@ func (s *Sink) next(txn *openTransaction) (*Sink, error) {
 	}
 	err := n.init()
 	for _, t := range s.topics.known {
-		n.topics.add(t)
+		if !t.stale.Load() { // else it is another now, and met as such
+			n.topics.add(t)
+		}
 	}
 	return n, err
 }

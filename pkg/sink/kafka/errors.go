@@ -125,14 +125,19 @@ func (e *abortedError) Is(target error) bool { return target == cdc.ErrFenced }
 // Unwrap returns the answer.
 func (e *abortedError) Unwrap() error { return e.err }
 
+const (
+	hintNoTopic   = "create the topic, or set kafka.create_topics"
+	hintTopicGone = "the topic was deleted: create it again"
+)
+
 // hints are what to do about an error, by what the error says. Some reach us
 // only as text, in a log line of the client library.
 var hints = []struct {
 	err  *kerr.Error
 	hint string
 }{
-	{kerr.UnknownTopicOrPartition, "create the topic, or set kafka.create_topics"},
-	{kerr.UnknownTopicID, "the topic was deleted: create it again"},
+	{kerr.UnknownTopicOrPartition, hintNoTopic},
+	{kerr.UnknownTopicID, hintTopicGone},
 	{kerr.TopicAuthorizationFailed, "allow the user to write the topic, and to read it if it is that of the checkpoints or of the dead letters"},
 	{kerr.ClusterAuthorizationFailed, "allow the user to write idempotently: IDEMPOTENT_WRITE on the cluster, or WRITE on a topic"},
 	{kerr.TransactionalIDAuthorizationFailed, "allow the user to write the transactional id, which begins with " + transactionPrefix},

@@ -47,6 +47,7 @@ type health struct {
 	budget  *budget
 	flight  flight
 	quit    <-chan struct{}
+	creates bool // topics that are missing
 
 	// As [cdc.Stamp]; zero if it never was.
 	progress atomic.Int64 // a record was acknowledged, or was the first in flight
@@ -72,8 +73,8 @@ type health struct {
 	pingErr error      // guarded by pinging
 }
 
-func newHealth(log *slog.Logger, m *metrics, b *budget, quit <-chan struct{}) *health {
-	return &health{log: log, metrics: m, budget: b, quit: quit, circuit: circuit.New(minBackoff, maxBackoff)}
+func newHealth(cfg Config, m *metrics, b *budget, quit <-chan struct{}) *health {
+	return &health{log: cfg.Logger, metrics: m, budget: b, quit: quit, creates: cfg.CreateTopics, circuit: circuit.New(minBackoff, maxBackoff)}
 }
 
 // Healthy returns nil if Kafka takes records, as far as is known, or else the
@@ -91,8 +92,8 @@ func (s *Sink) Healthy(ctx context.Context) error {
 }
 
 // watch calls healthy once a second until ctx is done, so that the circuit and the
-// log are true though nobody asks.
-func watch(ctx context.Context, healthy func(context.Context) error) error {
+// log are true though nobody asks, and has topics that were deleted created again by sink.
+func watch(ctx context.Context, healthy func(context.Context) error, sink func() *Sink) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
@@ -101,13 +102,17 @@ func watch(ctx context.Context, healthy func(context.Context) error) error {
 			return nil
 		case <-ticker.C:
 			_ = healthy(ctx) // says it in the log
+			sink().createGone(ctx)
 		}
 	}
 }
 
-// Watch keeps the circuit and the log true while nobody calls Healthy, until ctx is
-// done, and then returns nil.
-func (s *Sink) Watch(ctx context.Context) error { return watch(ctx, s.Healthy) }
+// Watch keeps the circuit and the log true while nobody calls Healthy, and creates topics
+// that are deleted meanwhile if [Config.CreateTopics] says so, until ctx is done, and then
+// returns nil.
+func (s *Sink) Watch(ctx context.Context) error {
+	return watch(ctx, s.Healthy, func() *Sink { return s })
+}
 
 // Circuit returns the state of the circuit to Kafka: closed while it takes what it
 // is given, open while it does not, half-open while it is tried. Safe to call from
@@ -205,7 +210,7 @@ func (h *health) progressed(now time.Time) { h.progress.Store(cdc.Stamp(now)) }
 // hold says that Produce waits for a topic because of err.
 func (h *health) hold(topic string, err error) {
 	h.block(fmt.Errorf("kafka: topic %s is not ready: %w", topic, err))
-	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", hintFor(err))
+	h.warn("topic "+topic, "topic is not ready, holding its records", "topic", topic, "err", err, "hint", h.hint(err))
 }
 
 // block says why nothing can be handed over.
@@ -242,10 +247,19 @@ func (h *health) suspect(err error) {
 	h.circuit.FailTry()
 	switch {
 	case h.stalled(curiousAfter):
-		h.warn("stalled", "nothing is acknowledged, holding records", "err", err, "hint", hintFor(err))
+		h.warn("stalled", "nothing is acknowledged, holding records", "err", err, "hint", h.hint(err))
 	case h.flight.oldest().longerThan(stallAfter):
-		h.warn("partition", "a partition acknowledges nothing, holding its records", "err", err, "oldest", h.flight.oldest().String(), "hint", hintFor(err))
+		h.warn("partition", "a partition acknowledges nothing, holding its records", "err", err, "oldest", h.flight.oldest().String(), "hint", h.hint(err))
 	}
+}
+
+// hint is hintFor, but of a topic that is missing where topics are created.
+func (h *health) hint(err error) string {
+	hint := hintFor(err)
+	if h.creates && (hint == hintNoTopic || hint == hintTopicGone) {
+		return "wait: kafka.create_topics is set, and the topic is created after some seconds"
+	}
+	return hint
 }
 
 // warn logs once in a while for a subject.

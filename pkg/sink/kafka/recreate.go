@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -149,6 +150,23 @@ func (s *Sink) send(d *delivery) {
 		s.txn.loading.sent(d.topic, c)
 	}
 	c.Produce(context.Background(), &d.Record, s.promise)
+}
+
+// createGone creates, if topics are to be created, the topic of what waits longest, if it
+// was deleted since it was met: the client library does no more than wait for it.
+func (s *Sink) createGone(ctx context.Context) {
+	w := s.health.flight.oldest()
+	if !s.cfg.CreateTopics || !w.longerThan(stallAfter) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if _, err := s.countPartitions(ctx, w.topic); !errors.Is(err, kerr.UnknownTopicOrPartition) {
+		return
+	}
+	if _, err := s.create(ctx, kadm.NewClient(s.client.Load()), w.topic); err != nil && ctx.Err() == nil {
+		s.health.warn("create "+w.topic, "a topic was deleted, and cannot be created again", "topic", w.topic, "err", err, "hint", hintFor(err))
+	}
 }
 
 // replaceClient must be called while feeding, with nothing in flight at the

@@ -1,6 +1,9 @@
 package kafka
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -71,4 +74,64 @@ func TestReaderOfTopicCreatedAgain(t *testing.T) {
 	if err := r.Healthy(); err != nil {
 		t.Error(err)
 	}
+}
+
+// A topic that is deleted while records go to it is created again if topics are to be, and the
+// hint does not name the setting.
+func TestDeletedIsCreated(t *testing.T) {
+	brokers := envtest.Kafka(t).Addrs()
+	topic, log := envtest.CreateTopic(t, brokers, 1, nil), new(logs)
+	s := newSink(t, Config{Brokers: brokers, CreateTopics: true, Partitions: 1, Logger: log.logger(slog.LevelInfo)})
+	watched(t, s.Watch)
+	a := new(answers)
+	produce(t, s, a, record(topic, "key", "old"))
+	flush(t, s)
+	if _, err := envtest.Admin(t, brokers).DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	produce(t, s, a, record(topic, "key", "0"))
+	produce(t, s, a, record(topic, "key", "1"))
+	flush(t, s)
+	if err := firstError(a); err != nil {
+		t.Errorf("done(%v), want nil", err)
+	}
+	checkSequence(t, values(t, brokers, topic), 2)
+	if created, hints := log.count("created topic"), log.count("set kafka.create_topics"); created != 1 || hints > 0 {
+		t.Errorf("%d times said to have created it, and %d times to set what is set", created, hints)
+	}
+}
+
+// The same in transactions: the one that was open is lost, and the next one finds the topic.
+func TestDeletedIsCreatedInTransaction(t *testing.T) {
+	brokers := envtest.Kafka(t).Addrs()
+	topic := envtest.CreateTopic(t, brokers, 1, nil)
+	x := acquired(t, newTransactional(t, Config{Brokers: brokers, CreateTopics: true, Partitions: 1}, envtest.Name(t)))
+	watched(t, x.Watch)
+	put(t, x, new(answers), topic, "old")
+	if err := x.Save(within(t, testTimeout), pos(10)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := envtest.Admin(t, brokers).DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	put(t, x, new(answers), topic, "new")
+	if err := x.Save(within(t, testTimeout), pos(20)); err == nil || errors.Is(err, context.DeadlineExceeded) {
+		t.Fatalf("Save() = %v, want that the transaction is lost", err)
+	}
+	acquired(t, x)
+	put(t, x, new(answers), topic, "new")
+	if err := x.Save(within(t, testTimeout), pos(20)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committedValues(t, brokers, topic); len(got) != 1 || got[0] != "new" {
+		t.Errorf("committed %v, want new", got)
+	}
+}
+
+// watched has a sink watched until the test ends.
+func watched(t *testing.T, watch func(context.Context) error) {
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- watch(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
 }

@@ -66,7 +66,7 @@ func (r *Reopening) Flush(ctx context.Context) error { return r.sink.Load().Flus
 func (r *Reopening) Healthy(ctx context.Context) error { return r.sink.Load().Healthy(ctx) }
 
 // Watch is that of [Sink.Watch].
-func (r *Reopening) Watch(ctx context.Context) error { return watch(ctx, r.Healthy) }
+func (r *Reopening) Watch(ctx context.Context) error { return watch(ctx, r.Healthy, r.sink.Load) }
 
 // Circuit is that of [Sink.Circuit].
 func (r *Reopening) Circuit() circuit.State { return r.sink.Load().Circuit() }

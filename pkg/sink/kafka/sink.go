@@ -71,7 +71,7 @@ func openSink(cfg Config, m *metrics) (*Sink, error) {
 		cfg: cfg, log: cfg.Logger, metrics: m,
 		budget: newBudget(cfg.MaxInFlightBytes), quit: make(chan struct{}),
 	}
-	s.health = newHealth(cfg.Logger, s.metrics, s.budget, s.quit)
+	s.health = newHealth(cfg, s.metrics, s.budget, s.quit)
 	if err := s.init(); err != nil {
 		return nil, err
 	}

@@ -139,7 +139,9 @@ func (t *Transactional) Healthy(ctx context.Context) error {
 }
 
 // Watch is as [Sink.Watch].
-func (t *Transactional) Watch(ctx context.Context) error { return watch(ctx, t.Healthy) }
+func (t *Transactional) Watch(ctx context.Context) error {
+	return watch(ctx, t.Healthy, func() *Sink { return t.base })
+}
 
 // Circuit is as [Sink.Circuit].
 func (t *Transactional) Circuit() circuit.State { return t.base.Circuit() }
