@@ -80,7 +80,10 @@ func TestBulkJobBeside(t *testing.T) {
 		s.db.Exec(t, "SELECT pg_create_logical_replication_slot('"+slot+"', 'pgoutput')")
 		events++
 		bare, _ := s.behindBulk(job.table, job.run, events, func() chan time.Time { return s.bareInsert(slot) })
-		s.db.Exec(t, "SELECT pg_drop_replication_slot('"+slot+"')")
+		harness.Eventually(t, time.Minute, "the server has noticed that the slot's reader is gone", func() bool {
+			_, err := s.conn.Exec(t.Context(), "SELECT pg_drop_replication_slot($1)", slot)
+			return err == nil
+		})
 
 		p = s.start("run")
 		s.isReady(30 * time.Second)
