@@ -66,6 +66,7 @@ func (c *cli) root() *cobra.Command {
 	helpBySubject(root)
 	root.CompletionOptions.HiddenDefaultCmd = true
 	root.AddCommand(c.runCommand(), c.initCommand(), c.demoCommand(), c.benchCommand(), c.configCommand(), c.statusCommand(), c.checkpointCommand(), c.bookmarkCommand(), c.replayCommand(), c.purgeCommand(), c.doctorCommand(), c.dlqCommand(), c.manCommand(), c.versionCommand())
+	helpKnowsCommands(root)
 	return root
 }
 

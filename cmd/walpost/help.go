@@ -20,6 +20,24 @@ func helpBySubject(root *cobra.Command) {
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), all, ".LocalFlags | bySubject", 1))
 }
 
+// helpKnowsCommands has walpost help refuse what is no command, as walpost itself does. It must be
+// called when all commands are added.
+func helpKnowsCommands(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() != "help" {
+			continue
+		}
+		cmd.Args = func(_ *cobra.Command, args []string) error {
+			found, rest, err := root.Find(args)
+			if err != nil {
+				return &usageError{err}
+			}
+			return noArgs(found, rest)
+		}
+	}
+}
+
 func flagsBySubject(all *pflag.FlagSet) string {
 	own, settings := pflag.NewFlagSet("", pflag.ContinueOnError), pflag.NewFlagSet("", pflag.ContinueOnError)
 	all.VisitAll(func(f *pflag.Flag) {
