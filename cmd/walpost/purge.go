@@ -104,6 +104,9 @@ func printPurge(w io.Writer, r purge.Result) error {
 	if r.Archived > 0 {
 		_, _ = fmt.Fprintf(w, "%s rows archived\n", humanize.Comma(r.Archived))
 	}
+	if len(r.Tables) == 0 {
+		_, _ = fmt.Fprintln(w, "nothing to delete or drop")
+	}
 	_, err := fmt.Fprintf(w, "committed before %s\n", r.Before.UTC().Format(time.RFC3339))
 	if r.HeldBy != "" {
 		_, err = fmt.Fprintf(w, "no later, since %s\n", r.HeldBy)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/internal/history"
 	"github.com/walpost/walpost/internal/snapshot"
@@ -132,8 +133,12 @@ func (t Table) rows(ctx context.Context, conn *pgx.Conn, query string, rel *cdc.
 		table.Set(ev, values[:last])
 		return do(ev)
 	})
-	if err != nil {
-		return fmt.Errorf("read table %s: %w", t.Name.Sanitize(), err)
+	var pgErr *pgconn.PgError
+	switch name := t.Name.Sanitize(); {
+	case errors.As(err, &pgErr) && pgErr.Code == "42501": // insufficient_privilege
+		return cdc.Refuse(fmt.Sprintf("GRANT SELECT ON %s to walpost's role, and USAGE on its schema", name), "read table %s: %w", name, err)
+	case err != nil:
+		return fmt.Errorf("read table %s: %w", name, err)
 	}
 	return nil
 }

@@ -327,6 +327,9 @@ func TestReplayFromTable(t *testing.T) {
 		return s.number("SELECT count(*) FROM walpost.checkpoint_log l JOIN pg_replication_slots r ON r.slot_name = slot WHERE slot = $1 AND oldest_xid > (SELECT max(xmin::text::bigint) FROM outbox)::text::xid8 AND end_lsn <= confirmed_flush_lsn", s.slot) > 0
 	})
 	fill(2*n+1, 2*n+10) // which is not published
+	s.exec("REVOKE SELECT ON outbox FROM " + s.slot)
+	s.refused("permission denied", `hint: GRANT SELECT ON "public"."outbox"`, "replay", "--source", "table", "--from", "-1h", "--dry-run")
+	s.exec("GRANT SELECT ON outbox TO " + s.slot)
 	from := since.UTC().Format(time.RFC3339Nano)
 	if r := s.replay("--source", "table", "--from", from, "--dry-run"); r.Published != n {
 		t.Errorf("a dry run counts %+v, want %d", r, n)
