@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"net"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -25,7 +26,7 @@ that reads. Ends with 0 only if the figures add up.`,
 		Args: noArgs,
 	}
 	cmd.Flags().IntVar(&events, "events", 10_000, "how many events are written")
-	cmd.Flags().BoolVar(&serve, "serve", false, "keep everything running afterwards, with the admin server")
+	cmd.Flags().BoolVar(&serve, "serve", false, "keep everything running afterwards, with the status page")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if events < 1 {
 			return &usageError{errors.New("--events: want at least 1")}
@@ -34,12 +35,16 @@ that reads. Ends with 0 only if the figures add up.`,
 		if c.output == "json" {
 			out = c.stderr
 		}
+		listen := ""
+		if serve {
+			listen = demoListen(cmd.Context())
+		}
 		log := newLogger(config.Log{Level: slog.LevelWarn, Format: config.LogText}, c.stderr)
 		sum, err := demo.Run(cmd.Context(), demo.Config{
-			Events: events, Serve: serve, Out: out, Logger: log,
+			Events: events, Serve: serve, Page: "http://" + listen + "/", Out: out, Logger: log,
 			Init: c.demoInit,
 			Stream: func(ctx context.Context, dsn string, brokers []string) error {
-				return streamDemo(ctx, dsn, brokers, serve, log)
+				return streamDemo(ctx, dsn, brokers, listen, log)
 			},
 		})
 		if cmd.Context().Err() != nil && (!serve || !sum.OK()) {
@@ -63,24 +68,36 @@ that reads. Ends with 0 only if the figures add up.`,
 
 var errInterrupted = errors.New("demo: interrupted before every event had arrived")
 
+// demoListen is where the status page is: at the usual address, unless a walpost of the user's has
+// it.
+func demoListen(ctx context.Context) string {
+	usual := config.Defaults("admin.listen")["admin.listen"]
+	var lc net.ListenConfig
+	for _, address := range []string{usual, "127.0.0.1:0"} {
+		if l, err := lc.Listen(ctx, "tcp", address); err == nil {
+			_ = l.Close() // it was there to be found
+			return l.Addr().String()
+		}
+	}
+	return usual
+}
+
 // demoConfig is what a user would set.
-func demoConfig(dsn string, brokers []string, serve bool) (config.Config, error) {
+func demoConfig(dsn string, brokers []string, listen string) (config.Config, error) {
 	environ := []string{
 		"WALPOST_POSTGRES_DSN=" + dsn,
 		"WALPOST_KAFKA_CREATE_TOPICS=true",
 		"WALPOST_KAFKA_PARTITIONS=3",
+		"WALPOST_ADMIN_LISTEN=" + listen,
 	}
 	if len(brokers) > 0 {
 		environ = append(environ, "WALPOST_KAFKA_BROKERS="+strings.Join(brokers, ","))
-	}
-	if !serve {
-		environ = append(environ, "WALPOST_ADMIN_LISTEN=")
 	}
 	return config.Load(nil, environ)
 }
 
 func (c *cli) demoInit(ctx context.Context, dsn string) error {
-	cfg, err := demoConfig(dsn, nil, false)
+	cfg, err := demoConfig(dsn, nil, "")
 	if err != nil {
 		return err
 	}
@@ -92,8 +109,8 @@ func (c *cli) demoInit(ctx context.Context, dsn string) error {
 	return err
 }
 
-func streamDemo(ctx context.Context, dsn string, brokers []string, serve bool, log *slog.Logger) error {
-	cfg, err := demoConfig(dsn, brokers, serve)
+func streamDemo(ctx context.Context, dsn string, brokers []string, listen string, log *slog.Logger) error {
+	cfg, err := demoConfig(dsn, brokers, listen)
 	if err != nil {
 		return err
 	}

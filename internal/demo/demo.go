@@ -17,7 +17,7 @@ import (
 	"github.com/walpost/walpost/internal/testenv"
 )
 
-// Config holds a demo's settings. All are required.
+// Config holds a demo's settings. All but Serve and Page are required.
 type Config struct {
 	// Events is how many events the order service writes.
 	Events int
@@ -25,6 +25,9 @@ type Config struct {
 	// Serve keeps everything running, after the summary, until the context
 	// is done.
 	Serve bool
+
+	// Page is the address of the status page, which is told to who is served.
+	Page string
 
 	// Stream runs walpost from the given database to the given brokers until
 	// ctx is done.
@@ -120,7 +123,7 @@ func play(ctx context.Context, cfg Config, dsn string, brokers []string) (Summar
 		}
 		if err == nil && cfg.Serve {
 			sum.Print(cfg.Out)
-			_, _ = fmt.Fprintln(cfg.Out, "serving: write to public.outbox and see; stop with Ctrl-C")
+			_, _ = fmt.Fprintf(cfg.Out, "serving: write to public.outbox of %s and see at %s; stop with Ctrl-C\n", dsn, cfg.Page)
 		}
 		return err
 	})
