@@ -12,20 +12,20 @@ import (
 )
 
 // newSchemas returns a sink around inner that writes values by the schemas of the registry,
-// or nil if there is none.
-func newSchemas(cfg config.Config, inner cdc.Sink, log *slog.Logger) (*schema.Sink, error) {
+// or nil if there is none. transactional is what inner is.
+func newSchemas(cfg config.Config, inner cdc.Sink, transactional bool, log *slog.Logger) (*schema.Sink, error) {
 	r := cfg.Kafka.SchemaRegistry
 	if r.URL == "" {
 		return nil, nil
 	}
 	return schema.NewSink(inner, schema.Config{
-		URL: r.URL, Username: r.Username, Password: string(r.Password), DeadLetterTopic: cfg.DeadLetters(), Logger: log,
+		URL: r.URL, Username: r.Username, Password: string(r.Password), DeadLetterTopic: cfg.DeadLetters(), Transactional: transactional, Logger: log,
 	})
 }
 
 // withSchemas is newSchemas for a replay: without a registry it returns inner.
 func withSchemas(cfg config.Config, inner cdc.Sink, log *slog.Logger) (cdc.Sink, error) {
-	s, err := newSchemas(cfg, inner, log)
+	s, err := newSchemas(cfg, inner, false, log)
 	if s == nil || err != nil {
 		return inner, err
 	}
@@ -34,7 +34,7 @@ func withSchemas(cfg config.Config, inner cdc.Sink, log *slog.Logger) (cdc.Sink,
 
 // examineSchemas asks the registry, if there is one.
 func examineSchemas(ctx context.Context, cfg config.Config) []inspect.Check {
-	s, err := newSchemas(cfg, nil, slog.New(slog.DiscardHandler))
+	s, err := newSchemas(cfg, nil, false, slog.New(slog.DiscardHandler))
 	if s == nil && err == nil {
 		return nil
 	}

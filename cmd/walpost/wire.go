@@ -74,7 +74,7 @@ func newService(cfg config.Config, log *slog.Logger) (*service, error) {
 		reopen = sink.Reopen
 	}
 	var sink cdc.Sink = s.sink
-	if s.schemas, err = newSchemas(cfg, sink, log); err != nil {
+	if s.schemas, err = newSchemas(cfg, sink, cfg.Delivery.Guarantee == config.ExactlyOnce, log); err != nil {
 		return nil, err
 	}
 	if s.schemas != nil {

@@ -163,6 +163,9 @@ type Stream interface {
 //   - A record that was given up, or a Save that failed in any way once it had
 //     begun, spoils the open transaction. From then on records and saves are
 //     refused until Acquire.
+//   - Before Produce waits for what may be missing for long, as a topic, it may return
+//     [ErrWait]: it did not take the record, and what the transaction has can be committed
+//     first. Called again with that record it waits.
 //   - Acquire ends the open transaction of whoever acquired before, this one
 //     included, so that nothing of it is ever seen, and returns only after done
 //     has been called for all records that were handed over here.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
@@ -23,6 +24,7 @@ type cluster struct {
 	delay    time.Duration // of each save
 	fault    func(call int, op op) checkpointtest.Fault
 
+	absent   atomic.Bool                // what the records of the key "absent" wait for
 	refusing bool                       // a record that is lost is not taken, rather than given up
 	refuses  func(*cdc.Record) bool     // for good, once it was taken
 	onCommit func(records []cdc.Record) // called with mu held
@@ -94,6 +96,7 @@ type client struct {
 	held    map[*cdc.Record]func(*cdc.Record, error) // not answered
 	spoiled error
 	epoch   int64
+	told    bool // of a wait, in this transaction
 }
 
 var (
@@ -192,7 +195,7 @@ func (cl *client) Save(ctx context.Context, pos cdc.Position) error {
 		}
 		c.seen = append(c.seen, cl.txn...)
 		c.onCommit(cl.txn)
-		cl.txn = nil
+		cl.txn, cl.told = nil, false
 		c.cp.Position = pos
 		c.commits++
 		return nil
@@ -203,8 +206,13 @@ func (cl *client) Save(ctx context.Context, pos cdc.Position) error {
 	return nil
 }
 
-func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
+func (cl *client) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record, error)) error {
 	c := cl.cluster
+	if string(r.Key) == "absent" {
+		if err := cl.await(ctx); err != nil {
+			return err
+		}
+	}
 	c.mu.Lock()
 	if cl.spoiled != nil {
 		defer c.mu.Unlock()
@@ -241,6 +249,25 @@ func (cl *client) Produce(_ context.Context, r *cdc.Record, done func(*cdc.Recor
 	}
 	c.mu.Unlock()
 	done(r, err)
+	return nil
+}
+
+// await waits for what is absent. With records in the transaction it says so first, once.
+func (cl *client) await(ctx context.Context) error {
+	for c := cl.cluster; c.absent.Load(); {
+		c.mu.Lock()
+		tell := len(cl.txn) > 0 && !cl.told
+		cl.told = true
+		c.mu.Unlock()
+		if tell {
+			return cdc.ErrWait
+		}
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 	return nil
 }
 

@@ -164,10 +164,7 @@ func (p *Pipeline) commitAll(ctx context.Context, s Stream) error {
 		if !p.gather(ctx) {
 			return nil
 		}
-		cctx, cancel := p.commitContext(ctx)
-		err := p.commit(cctx, s)
-		cancel()
-		if err != nil {
+		if err := p.commit(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -217,7 +214,7 @@ func (p *Pipeline) commit(ctx context.Context, s Stream) error {
 	p.handing.Lock()
 	defer p.handing.Unlock()
 	begun := time.Now()
-	err := p.commitHanded(ctx, s)
+	err := p.commitNow(ctx, s) // whose time begins now: the reader may have waited for long
 	p.txn.last = time.Since(begun)
 	return err
 }
@@ -249,6 +246,18 @@ func (p *Pipeline) commitHanded(ctx context.Context, s Stream) error {
 	}
 	p.txn.reset(mark)
 	return nil
+}
+
+// commitFirst commits what was handed over before r, of an event, for which the sink will
+// wait: nobody knows for how long, and the cluster aborts what is open for long. p.handing
+// must be held. Letters are not divided from what they are about.
+func (p *Pipeline) commitFirst(ctx context.Context, r *Record) error {
+	if r.tx == nil || p.txn.events.Load() == 0 {
+		return nil
+	}
+	r.tx.Withdraw()
+	defer func() { _ = r.tx.Add(ctx) }() // which never waits, see newTracker
+	return p.commitNow(ctx, p.open)
 }
 
 // commitLast is the commit at the end, within the drain timeout. The stream may be

@@ -16,6 +16,9 @@ var ErrFenced = errors.New("checkpoint is owned by another process")
 // counts as handed over and acknowledged.
 var ErrSkip = errors.New("event is not to be published")
 
+// ErrWait is what a transactional sink's Produce may return in place of a wait; see [Sink].
+var ErrWait = errors.New("kafka transaction is to be committed before a wait")
+
 // RefusedError is a failure that trying again cannot mend: somebody must change
 // something first. Hint says what, in one line.
 type RefusedError struct {

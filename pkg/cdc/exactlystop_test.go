@@ -70,6 +70,48 @@ func TestExactlyOnceStopsAborted(t *testing.T) {
 	}
 }
 
+// What comes before an event that the sink must wait for is committed first, and the event
+// comes once, whether the process waits for it or the next.
+func TestExactlyOnceCommitsBeforeWait(t *testing.T) {
+	for name, restart := range map[string]bool{"Lives": false, "Restarts": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newExactRig(t, script[0], scriptTx{keys: []string{"d", "a", "absent", "a"}, end: 30})
+				r.server.pace = 0 // all in one Kafka transaction
+				r.cluster.absent.Store(true)
+				p, stop := r.start()
+				time.Sleep(10 * time.Minute) // longer than a commit may take
+				want := cdc.Partial{CommitLSN: 29, Rows: 2, LastID: "a/0/1E/2"}
+				if cp := r.cluster.Checkpoint(); cp.LSN != 10 || cp.Partial != want || len(r.cluster.records()) != 5 {
+					t.Errorf("%d records are seen, checkpoint %+v, want 5 and %+v", len(r.cluster.records()), cp, want)
+				}
+				if st := p.Status(); st.Unconfirmed != 1 {
+					t.Errorf("%d events are unconfirmed, want 1", st.Unconfirmed)
+				}
+				if restart {
+					if err := stop(); err != nil {
+						t.Fatalf("Run() = %v", err)
+					}
+					p, stop = r.start()
+				}
+				r.cluster.absent.Store(false)
+				time.Sleep(time.Minute)
+				epoch := int64(1)
+				if restart {
+					epoch++
+				}
+				if st, cp := p.Status(), r.cluster.Checkpoint(); st.Unconfirmed != 0 || cp.Epoch != epoch {
+					t.Errorf("%d events are unconfirmed in epoch %d, want none in %d: no transaction is lost", st.Unconfirmed, cp.Epoch, epoch)
+				}
+				if err := stop(); err != nil {
+					t.Fatalf("Run() = %v", err)
+				}
+				r.check()
+			})
+		})
+	}
+}
+
 // A stop while nothing streams, after a transaction was spoilt, has nothing left to do.
 func TestExactlyOnceStopsAfterSpoilt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

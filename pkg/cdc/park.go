@@ -46,6 +46,11 @@ func (p *Pipeline) produce(ctx context.Context, r *Record) error {
 		b.add()
 	}
 	err := p.cfg.Sink.Produce(ctx, r, p.done)
+	for errors.Is(err, ErrWait) {
+		if err = p.commitFirst(ctx, r); err == nil {
+			err = p.cfg.Sink.Produce(ctx, r, p.done)
+		}
+	}
 	if err != nil && b != nil {
 		b.done(nil) // it was not taken
 	}

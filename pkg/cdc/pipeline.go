@@ -112,6 +112,7 @@ type Pipeline struct {
 	resumed  bool   // tx was opened in an earlier stream, and has to come again
 	differs  bool   // it came again with other rows: what was handed over of it means nothing
 	letters  letters
+	open     Stream // that hands over; set before it does
 
 	received atomic.Uint64 // LSN: everything committed before it has been handed over
 	acked    atomic.Int64  // when a record was last acknowledged, as Stamp

@@ -34,6 +34,7 @@ func (p *Pipeline) round(ctx context.Context) error {
 		return err
 	}
 	resumed := p.resumed
+	p.open = stream
 	p.opened = time.Now()
 	p.setState(Streaming, p.broke)
 

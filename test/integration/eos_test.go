@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kgo"
+
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/test/harness"
@@ -251,5 +253,38 @@ func TestExactlyOnceWithoutCheckpoint(t *testing.T) {
 		if !strings.Contains(p.Log(), want) {
 			t.Errorf("said\n%s\nwant %q", p.Log(), want)
 		}
+	}
+}
+
+// An event whose topic is missing waits, and what comes before it in its transaction does not
+// wait for it: consumers of committed records see it, and the cluster has nothing to abort.
+func TestExactlyOnceBeforeMissingTopic(t *testing.T) {
+	s := newExactStage(t, envtest.NewDatabase(t), envtest.Kafka(t).Addrs())
+	late := s.topic + ".late"
+	s.set("OUTBOX_TOPIC=${routedByValue}", "KAFKA_TRANSACTION_TIMEOUT=1s")
+	p := s.start("run")
+	s.isReady(30 * time.Second)
+	s.db.Exec(t, `INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload, seq)
+		SELECT gen_random_uuid(), topic, 'k', 'created', '{}', n FROM (VALUES (1, '`+s.topic+`'), (2, '`+late+`'), (3, '`+s.topic+`')) v (n, topic)`)
+	seen := func(topic string) (n int) {
+		if err := harness.ConsumeCommitted(t.Context(), s.brokers, []string{topic}, func(*kgo.Record, int32) { n++ }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	harness.Eventually(t, 30*time.Second, "the first event is committed", func() bool { return seen(s.topic) == 1 })
+	harness.Eventually(t, 30*time.Second, "/readyz names the topic", func() bool {
+		code, text := s.ready()
+		return code == 503 && strings.Contains(text, late)
+	})
+	s.stop(p)
+	p = s.start("run")
+	if _, err := envtest.Admin(t, s.brokers).CreateTopic(t.Context(), 1, 1, nil, late); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 30*time.Second, "all events are committed", func() bool { return seen(s.topic) == 2 })
+	s.stop(p)
+	if n := seen(late); n != 1 || seen(s.topic) != 2 {
+		t.Errorf("%d events in the topic that was missing and %d in the other, want 1 and 2", n, seen(s.topic))
 	}
 }

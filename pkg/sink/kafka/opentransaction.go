@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -17,6 +18,7 @@ type openTransaction struct {
 	progress string // the topic that each transaction writes to
 	asks     *Sink  // whose client asks, and writes nothing
 
+	filled       atomic.Bool // a record was sent since it began, or since a wait was told of
 	verification verification
 	loading      loading
 
@@ -39,6 +41,14 @@ func (x *openTransaction) begin(id int64, epoch int16) {
 	defer x.mu.Unlock()
 	x.id, x.epoch = id, epoch
 	x.acks = x.acks[:0]
+	x.filled.Store(false)
+}
+
+// fill notes that a record is sent.
+func (x *openTransaction) fill() {
+	if !x.filled.Load() {
+		x.filled.Store(true)
+	}
 }
 
 // check fails if a record was written in another epoch than its transaction began

@@ -148,6 +148,7 @@ func (s *Sink) send(d *delivery) {
 	c := s.client.Load()
 	if s.txn != nil {
 		s.txn.loading.sent(d.topic, c)
+		s.txn.fill()
 	}
 	c.Produce(context.Background(), &d.Record, s.promise)
 }

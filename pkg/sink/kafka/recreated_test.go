@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
@@ -86,9 +87,7 @@ func TestDeletedIsCreated(t *testing.T) {
 	a := new(answers)
 	produce(t, s, a, record(topic, "key", "old"))
 	flush(t, s)
-	if _, err := envtest.Admin(t, brokers).DeleteTopic(t.Context(), topic); err != nil {
-		t.Fatal(err)
-	}
+	deleteTopic(t, brokers, topic)
 	produce(t, s, a, record(topic, "key", "0"))
 	produce(t, s, a, record(topic, "key", "1"))
 	flush(t, s)
@@ -111,9 +110,7 @@ func TestDeletedIsCreatedInTransaction(t *testing.T) {
 	if err := x.Save(within(t, testTimeout), pos(10)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := envtest.Admin(t, brokers).DeleteTopic(t.Context(), topic); err != nil {
-		t.Fatal(err)
-	}
+	deleteTopic(t, brokers, topic)
 	put(t, x, new(answers), topic, "new")
 	if err := x.Save(within(t, testTimeout), pos(20)); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("Save() = %v, want that the transaction is lost", err)
@@ -134,4 +131,21 @@ func watched(t *testing.T, watch func(context.Context) error) {
 	ended := make(chan error, 1)
 	go func() { ended <- watch(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
+}
+
+// deleteTopic deletes a topic, and waits until the broker has heard of it.
+func deleteTopic(t *testing.T, brokers []string, topic string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	if _, err := kadm.NewClient(client).DeleteTopic(t.Context(), topic); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the topic is gone", func() bool {
+		_, err := countPartitions(t.Context(), client, topic)
+		return errors.Is(err, kerr.UnknownTopicOrPartition)
+	})
 }

@@ -219,7 +219,8 @@ func (s *Sink) adjust(ctx context.Context, t *topic, f facts) error {
 }
 
 // learn asks about a topic until there is an answer, or ctx is done. No answer
-// is final but that the name is illegal.
+// is final but that the name is illegal. In a transaction that has records it returns
+// [cdc.ErrWait] once before it waits.
 func (s *Sink) learn(ctx context.Context, name string) (facts, error) {
 	for tries := 1; ; tries++ {
 		f, err := s.ask(ctx, name)
@@ -235,6 +236,8 @@ func (s *Sink) learn(ctx context.Context, name string) (facts, error) {
 			return facts{}, cdc.Poison(cdc.PoisonTopic, "topic %s: %w", name, err)
 		case ctx.Err() != nil:
 			return facts{}, context.Cause(ctx)
+		case s.txn != nil && errors.As(err, new(*kerr.Error)) && s.txn.filled.Swap(false):
+			return facts{}, cdc.ErrWait // brokers answer: what is there can be committed
 		}
 		s.health.hold(name, err)
 		if err := s.pause(ctx, backoff(tries)); err != nil {

@@ -1,8 +1,11 @@
 package kafka
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -71,4 +74,37 @@ func half(t *testing.T, fault kfake.Fault) bool {
 		t.Errorf("after %v: committed %s at %s, want %s at %s", err, got, cp.LSN, want, wantPos.LSN)
 	}
 	return true
+}
+
+// A wait for a topic is told of before it, once, if there is something to commit meanwhile;
+// then the record waits in a transaction that has nothing else.
+func TestTransactionalTellsOfWait(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, testTopic))
+	x := acquired(t, newTransactional(t, Config{Brokers: c.ListenAddrs()}, ""))
+	a := new(answers)
+	put(t, x, a, testTopic, "1")
+	late := record("late", "k", "2")
+	if err := x.Produce(within(t, testTimeout), late, a.done); !errors.Is(err, cdc.ErrWait) {
+		t.Fatalf("Produce() = %v, want ErrWait", err)
+	}
+	if err := x.Save(within(t, testTimeout), pos(10)); err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Produce(within(t, 300*time.Millisecond), late, a.done); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Produce() = %v, want that it waits", err)
+	}
+	produced := make(chan error, 1)
+	go func() { produced <- x.Produce(within(t, testTimeout), late, a.done) }()
+	if err := c.CreateTopic("late", 1, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-produced; err != nil {
+		t.Fatal(err)
+	}
+	if err := x.Save(within(t, testTimeout), pos(20)); err != nil {
+		t.Fatal(err)
+	}
+	if got := committedValues(t, c.ListenAddrs(), "late"); len(got) != 1 {
+		t.Errorf("committed %v, want 2 once", got)
+	}
 }

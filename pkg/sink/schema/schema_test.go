@@ -172,6 +172,26 @@ func TestOutages(t *testing.T) {
 	}
 }
 
+// In front of a transactional sink a wait is told of before it, once for a record.
+func TestTellsOfWait(t *testing.T) {
+	registry := newRegistry(t)
+	var inner kept
+	s := newSink(t, &inner, Config{URL: registry.URL(), Transactional: true})
+	r := cdc.NewRecord()
+	r.Topic, r.Key, r.Value = "orders", []byte("k"), []byte(`{"id":1}`)
+	done := func(*cdc.Record, error) {}
+	if err := s.Produce(t.Context(), r, done); !errors.Is(err, cdc.ErrWait) || s.Healthy() != nil {
+		t.Fatalf("got %v and %v, want ErrWait and no wait", err, s.Healthy())
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Produce(t.Context(), r, done) }()
+	awaitDown(t, s, "orders-value")
+	id := register(t, registry, "orders-value", sr.Schema{Type: sr.TypeJSON, Schema: jsonSchema})
+	if err := <-ended; err != nil || string(inner.values[0]) != header(id)+`{"id":1}` {
+		t.Errorf("got %v, %q", err, inner.values)
+	}
+}
+
 func awaitDown(t *testing.T, s *Sink, reason string) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)

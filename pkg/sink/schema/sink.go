@@ -46,6 +46,10 @@ type Config struct {
 	// DeadLetterTopic is a topic whose records go on as they are.
 	DeadLetterTopic string
 
+	// Transactional says that the inner sink is. Produce then returns [cdc.ErrWait] once
+	// before it waits for the registry.
+	Transactional bool
+
 	// Refresh is how long a schema is used before the registry is asked for a later
 	// one. A payload that does not fit is asked about at once. Defaults to 1m.
 	Refresh time.Duration
@@ -80,6 +84,7 @@ type Sink struct {
 
 	known map[string]*known // by topic; owned by who calls Produce
 	quiet time.Time         // before it nothing is refreshed; owned by who calls Produce
+	told  *cdc.Record       // for which a wait was told of; owned by who calls Produce
 
 	mu   sync.Mutex
 	down error // guarded by mu; why a record waits
@@ -167,7 +172,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 // with the schema that is the latest now: it may have been registered a moment ago.
 func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	begun := time.Now()
-	k, err := s.latest(ctx, r.Topic, begun.Add(-s.cfg.Refresh), false)
+	k, err := s.latest(ctx, r, begun.Add(-s.cfg.Refresh), false)
 	if err != nil {
 		return err
 	}
@@ -175,7 +180,7 @@ func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	start := len(r.Buf)
 	buf, err := k.append(r.Buf, r.Value)
 	if err != nil && k.fetched.Before(begun) {
-		if k, err = s.latest(ctx, r.Topic, begun, true); err != nil {
+		if k, err = s.latest(ctx, r, begun, true); err != nil {
 			return err
 		}
 		buf, err = k.append(r.Buf, r.Value)
@@ -190,10 +195,11 @@ func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 // subject is the name of a topic's subject by TopicNameStrategy.
 func subject(topic string) string { return topic + "-value" }
 
-// latest returns the topic's schema as it was at a time or later, and waits for it until ctx
+// latest returns the schema of r's topic as it was at a time or later, and waits for it until ctx
 // is done. One that was so earlier will do while the registry does not answer, unless it
 // must be the latest.
-func (s *Sink) latest(ctx context.Context, topic string, since time.Time, must bool) (*known, error) {
+func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must bool) (*known, error) {
+	topic := r.Topic
 	k := s.known[topic]
 	if k != nil && (!k.fetched.Before(since) || !must && time.Now().Before(s.quiet)) {
 		return k, nil
@@ -204,6 +210,7 @@ func (s *Sink) latest(ctx context.Context, topic string, since time.Time, must b
 		c, err := s.fetch(ctx, subject(topic))
 		if err == nil {
 			s.breaker.Hurry()
+			s.told = nil
 			return s.remember(topic, &known{c, now}), nil
 		}
 		if ctx.Err() != nil {
@@ -214,6 +221,10 @@ func (s *Sink) latest(ctx context.Context, topic string, since time.Time, must b
 			s.quiet = time.Now().Add(s.cfg.Refresh)
 			s.repeats.Log(s.cfg.Logger, slog.LevelWarn, "refresh", "going on with the schema that is known", "topic", topic, "error", err)
 			return k, nil
+		}
+		if s.cfg.Transactional && s.told != r {
+			s.told = r
+			return nil, cdc.ErrWait
 		}
 		s.setDown(err)
 		s.repeats.Log(s.cfg.Logger, slog.LevelWarn, topic, "waiting for a schema, trying again", "topic", topic, "error", err,
