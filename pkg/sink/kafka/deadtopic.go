@@ -19,24 +19,13 @@ var deadLetterSettings = map[string]string{
 	"max.message.bytes": strconv.Itoa(maxBatchBytes),
 }
 
-// partitionsOf returns how many partitions the topic is created with.
-func (c Config) partitionsOf(name string) int32 {
+// newTopic returns what the topic is created as. Without max.message.bytes a dead-letter topic
+// is refused the larger events only.
+func (c Config) newTopic(name string) newTopic {
 	if name == c.DeadLetterTopic {
-		return 1
+		return newTopic{name: name, partitions: 1, replication: c.ReplicationFactor, settings: deadLetterSettings, optional: "max.message.bytes"}
 	}
-	return int32(c.Partitions)
-}
-
-// settingsOf returns what the topic is created with; nil is the broker's defaults.
-func (c Config) settingsOf(name string) map[string]*string {
-	if name != c.DeadLetterTopic {
-		return nil
-	}
-	settings := map[string]*string{}
-	for k, v := range deadLetterSettings {
-		settings[k] = kadm.StringPtr(v)
-	}
-	return settings
+	return newTopic{name: name, partitions: int32(c.Partitions), replication: c.ReplicationFactor}
 }
 
 // checkRetention judges the settings of a dead-letter topic: what it drops is lost.

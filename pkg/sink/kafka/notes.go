@@ -57,7 +57,7 @@ func NewNotes(cfg Config, topic string) (*Notes, error) {
 	n := &Notes{cfg: cfg, client: c}
 	n.topic = progressTopic{
 		name: topic, replication: cfg.ReplicationFactor,
-		client: func() *kgo.Client { return c }, connection: cfg.connection,
+		client: func() *kgo.Client { return c }, connection: cfg.connection, log: cfg.Logger,
 	}
 	return n, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -22,6 +23,7 @@ type progressTopic struct {
 	replication int                // of the topic, if it is created
 	client      func() *kgo.Client // which asks
 	connection  func() []kgo.Opt   // of a client of its own, which reads
+	log         *slog.Logger
 }
 
 // segmentBytes keeps the segments of a progress topic small: the one that is
@@ -36,11 +38,12 @@ func (p *progressTopic) check(ctx context.Context) error {
 
 // create creates the topic, and waits until brokers know it.
 func (p *progressTopic) create(ctx context.Context) error {
-	compact, segment := "compact", segmentBytes
-	resp, err := kadm.NewClient(p.client()).CreateTopic(ctx, 1, int16(p.replication),
-		map[string]*string{"cleanup.policy": &compact, "segment.bytes": &segment}, p.name)
-	if err != nil && !errors.Is(err, kerr.TopicAlreadyExists) {
-		return fmt.Errorf("create topic %s, with one partition and cleanup.policy=compact: %w: %s", p.name, err, resp.ErrMessage)
+	topic := newTopic{
+		name: p.name, partitions: 1, replication: p.replication,
+		settings: map[string]string{"cleanup.policy": "compact", "segment.bytes": segmentBytes}, optional: "segment.bytes",
+	}
+	if _, err := topic.create(ctx, p.client(), p.log); err != nil {
+		return fmt.Errorf("create topic %s, with one partition and cleanup.policy=compact: %w", p.name, err)
 	}
 	for {
 		if err := p.check(ctx); !errors.Is(err, kerr.UnknownTopicOrPartition) {

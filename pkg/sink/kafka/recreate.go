@@ -8,7 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 )
 
@@ -165,7 +164,7 @@ func (s *Sink) createGone(ctx context.Context) {
 	if _, err := s.countPartitions(ctx, w.topic); !errors.Is(err, kerr.UnknownTopicOrPartition) {
 		return
 	}
-	if _, err := s.create(ctx, kadm.NewClient(s.client.Load()), w.topic); err != nil && ctx.Err() == nil {
+	if _, err := s.create(ctx, w.topic); err != nil && ctx.Err() == nil {
 		s.health.warn("create "+w.topic, "a topic was deleted, and cannot be created again", "topic", w.topic, "err", err, "hint", hintFor(err))
 	}
 }

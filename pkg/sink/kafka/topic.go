@@ -266,7 +266,7 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 	admin := kadm.NewClient(s.client.Load())
 	partitions, err := s.countPartitions(ctx, name)
 	if errors.Is(err, kerr.UnknownTopicOrPartition) && s.cfg.CreateTopics {
-		partitions, err = s.create(ctx, admin, name)
+		partitions, err = s.create(ctx, name)
 	}
 	if err != nil {
 		return facts{}, err
@@ -290,15 +290,12 @@ func (s *Sink) ask(ctx context.Context, name string) (facts, error) {
 }
 
 // create creates the topic, and waits until brokers know it.
-func (s *Sink) create(ctx context.Context, admin *kadm.Client, name string) (int32, error) {
-	resp, err := admin.CreateTopic(ctx, s.cfg.partitionsOf(name), int16(s.cfg.ReplicationFactor), s.cfg.settingsOf(name), name)
-	switch {
-	case errors.Is(err, kerr.TopicAlreadyExists):
-	case err != nil && resp.ErrMessage != "":
-		return 0, fmt.Errorf("create topic %s: %w: %s", name, err, resp.ErrMessage)
-	case err != nil:
+func (s *Sink) create(ctx context.Context, name string) (int32, error) {
+	created, err := s.cfg.newTopic(name).create(ctx, s.client.Load(), s.log)
+	if err != nil {
 		return 0, fmt.Errorf("create topic %s: %w", name, err)
-	default:
+	}
+	if created {
 		s.log.Info("created topic", "topic", name)
 	}
 	for {

@@ -98,7 +98,7 @@ func NewTransactional(cfg TransactionalConfig) (*Transactional, error) {
 		}
 		return nil, err
 	}
-	topic := progressTopic{name: cfg.Topic, replication: cfg.replication(), client: base.client.Load, connection: base.connectOpts}
+	topic := progressTopic{name: cfg.Topic, replication: cfg.replication(), client: base.client.Load, connection: base.connectOpts, log: base.log}
 	return &Transactional{cfg: cfg, base: base, topic: topic, wrote: nobody, spoil: cdc.ErrFenced}, nil
 }
 
