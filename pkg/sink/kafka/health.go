@@ -68,6 +68,8 @@ type health struct {
 	trouble error     // guarded by mu; why nothing is acknowledged, as far as is known
 	seen    time.Time // guarded by mu; when trouble was last seen
 
+	throttle throttled // guarded by mu; the pause that ends last
+
 	pinging sync.Mutex // held during a ping
 	pinged  time.Time  // guarded by pinging
 	pingErr error      // guarded by pinging
@@ -149,6 +151,8 @@ func (h *health) problem() error {
 		return h.holding
 	case stalled && cdc.Stamp(h.seen) >= h.progress.Load() && h.trouble != nil:
 		return h.trouble
+	case stalled:
+		return h.throttle.holds()
 	}
 	return nil
 }
