@@ -34,13 +34,23 @@ const maxReferences = 100
 // reference is a schema and the name that another one has for it.
 type reference struct{ name, text string }
 
-// fetch returns the codec of a subject's latest schema.
-func (s *Sink) fetch(ctx context.Context, subject string) (codec, error) {
+// compiled is a schema in memory. An id stands for the same schema always.
+type compiled struct {
+	codec
+	id     int
+	topics int // that have it
+}
+
+// fetch returns a subject's latest schema, which need not be made if it is one of those given.
+func (s *Sink) fetch(ctx context.Context, subject string, made map[int]*compiled) (*compiled, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	latest, err := s.client.SchemaByVersion(ctx, subject, -1)
 	if err != nil {
 		return nil, err
+	}
+	if c := made[latest.ID]; c != nil {
+		return c, nil
 	}
 	refs, err := s.references(ctx, latest.Schema, nil)
 	if err != nil {
@@ -58,7 +68,7 @@ func (s *Sink) fetch(ctx context.Context, subject string) (codec, error) {
 	if err != nil {
 		return nil, &unusableError{fmt.Errorf("%s schema %d: %w", latest.Type, latest.ID, err)}
 	}
-	return c, nil
+	return &compiled{codec: c, id: latest.ID}, nil
 }
 
 // references appends what a schema refers to, each behind what it refers to itself.

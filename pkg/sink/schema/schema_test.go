@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -253,13 +255,46 @@ func TestRefresh(t *testing.T) {
 	give(`{"id":5}`, 3)
 }
 
+// Thousands of topics, one after the other and again, are asked for once each, and those with the
+// same schema have it once in memory.
+func TestManyTopics(t *testing.T) {
+	const topics = 2 * refreshedTopics
+	registry := newRegistry(t)
+	var asked atomic.Int64
+	registry.Intercept(func(http.ResponseWriter, *http.Request) bool { asked.Add(1); return false })
+	for i := range topics {
+		register(t, registry, fmt.Sprintf("t%d-value", i), sr.Schema{Type: sr.TypeJSON, Schema: jsonSchema})
+	}
+	s := newSink(t, &kept{}, Config{URL: registry.URL(), Refresh: time.Hour})
+	for range 2 {
+		for i := range topics {
+			if err := produce(t.Context(), s, fmt.Sprintf("t%d", i), []byte(`{"id":1}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if n := asked.Load(); n != topics || len(s.schemas) != 1 {
+		t.Errorf("asked %d times, and %d schemas are in memory, want %d and 1", n, len(s.schemas), topics)
+	}
+	if got := s.refresh(); got != 2*time.Hour {
+		t.Errorf("asked again every %s, want twice as rarely as with half the topics", got)
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	s := newSink(t, &kept{}, Config{URL: "http://127.0.0.1:1"})
-	for i := range maxSchemas + 10 {
-		s.remember(fmt.Sprint(i), &known{fetched: time.Unix(int64(i), 0)})
+	for i := range maxTopics + 10 {
+		s.remember(fmt.Sprint(i), &compiled{id: i}, time.Now())
 	}
-	if len(s.known) != maxSchemas || s.known["9"] != nil || s.known["10"] == nil {
-		t.Errorf("got %d schemas", len(s.known))
+	if len(s.known) != maxTopics || len(s.schemas) != maxTopics {
+		t.Errorf("got %d topics and %d schemas", len(s.known), len(s.schemas))
+	}
+	same := &compiled{id: 1 << 20}
+	for _, topic := range slices.Collect(maps.Keys(s.known)) {
+		s.remember(topic, same, time.Now())
+	}
+	if len(s.known) != maxTopics || len(s.schemas) != 1 {
+		t.Errorf("got %d topics and %d schemas, want one for all", len(s.known), len(s.schemas))
 	}
 }
 

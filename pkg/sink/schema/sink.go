@@ -24,9 +24,13 @@ const (
 	// magic is the first byte of the wire format. No JSON begins with it.
 	magic = 0
 
-	// maxSchemas bounds the topics whose schemas are remembered. Beyond it the one that
-	// was fetched first is forgotten.
-	maxSchemas = 1000
+	// maxTopics bounds the topics whose schemas are remembered. Beyond it any of them is
+	// forgotten: the one that was fetched first would be the next to be met, if they come
+	// in turn. A schema that several have is in memory once; it takes 20 to 50 times its text.
+	maxTopics = 10_000
+
+	// refreshedTopics is how many topics are asked about again in Config.Refresh.
+	refreshedTopics = 1000
 
 	// requestTimeout bounds the fetch of one subject with what it refers to.
 	requestTimeout = 10 * time.Second
@@ -51,7 +55,8 @@ type Config struct {
 	Transactional bool
 
 	// Refresh is how long a schema is used before the registry is asked for a later
-	// one. A payload that does not fit is asked about at once. Defaults to 1m.
+	// one, and as much longer as there are more than 1,000 topics. A payload that does not
+	// fit is asked about at once. Defaults to 1m.
 	Refresh time.Duration
 
 	// Logger defaults to slog's default.
@@ -82,9 +87,11 @@ type Sink struct {
 	breaker *circuit.Breaker
 	repeats circuit.Repeats
 
-	known map[string]*known // by topic; owned by who calls Produce
-	quiet time.Time         // before it nothing is refreshed; owned by who calls Produce
-	told  *cdc.Record       // for which a wait was told of; owned by who calls Produce
+	// Owned by who calls Produce.
+	known   map[string]*known // by topic
+	schemas map[int]*compiled // those of known, by id
+	quiet   time.Time         // before it nothing is refreshed
+	told    *cdc.Record       // for which a wait was told of
 
 	mu   sync.Mutex
 	down error // guarded by mu; why a record waits
@@ -92,7 +99,7 @@ type Sink struct {
 
 // known is a schema and when it was the latest.
 type known struct {
-	codec
+	*compiled
 	fetched time.Time
 }
 
@@ -110,7 +117,7 @@ func NewSink(inner cdc.Sink, cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open schema registry: %w", err)
 	}
-	return &Sink{Sink: inner, cfg: cfg, client: client, breaker: circuit.New(retryInitial, retryMax), known: map[string]*known{}}, nil
+	return &Sink{Sink: inner, cfg: cfg, client: client, breaker: circuit.New(retryInitial, retryMax), known: map[string]*known{}, schemas: map[int]*compiled{}}, nil
 }
 
 // Healthy returns why a record waits for the registry, or nil. Safe to call from any
@@ -131,7 +138,7 @@ func (s *Sink) Check(ctx context.Context, topic string) (missing bool, err error
 		_, err = s.client.Subjects(ctx)
 		return false, err
 	}
-	_, err = s.fetch(ctx, subject(topic))
+	_, err = s.fetch(ctx, subject(topic), nil)
 	var answer *sr.ResponseError
 	// Not any page that is not found: that may be no registry.
 	// https://docs.confluent.io/platform/current/schema-registry/develop/api.html
@@ -172,7 +179,7 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 // with the schema that is the latest now: it may have been registered a moment ago.
 func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	begun := time.Now()
-	k, err := s.latest(ctx, r, begun.Add(-s.cfg.Refresh), false)
+	k, err := s.latest(ctx, r, begun.Add(-s.refresh()), false)
 	if err != nil {
 		return err
 	}
@@ -207,11 +214,11 @@ func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must 
 	defer s.setDown(nil)
 	for {
 		now := time.Now()
-		c, err := s.fetch(ctx, subject(topic))
+		c, err := s.fetch(ctx, subject(topic), s.schemas)
 		if err == nil {
 			s.breaker.Hurry()
 			s.told = nil
-			return s.remember(topic, &known{c, now}), nil
+			return s.remember(topic, c, now), nil
 		}
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -246,18 +253,36 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Sink) remember(topic string, k *known) *known {
-	if len(s.known) >= maxSchemas && s.known[topic] == nil {
-		oldest := ""
-		for t, other := range s.known {
-			if oldest == "" || other.fetched.Before(s.known[oldest].fetched) {
-				oldest = t
-			}
+// refresh is [Config.Refresh] for as many topics as are known.
+func (s *Sink) refresh() time.Duration {
+	return s.cfg.Refresh * time.Duration(max(1, len(s.known)/refreshedTopics))
+}
+
+func (s *Sink) remember(topic string, c *compiled, now time.Time) *known {
+	c.topics++
+	s.schemas[c.id] = c
+	s.forget(topic)
+	if len(s.known) >= maxTopics {
+		for other := range s.known {
+			s.forget(other)
+			break
 		}
-		delete(s.known, oldest)
 	}
+	k := &known{c, now}
 	s.known[topic] = k
 	return k
+}
+
+// forget does nothing for a topic that is not known.
+func (s *Sink) forget(topic string) {
+	k := s.known[topic]
+	if k == nil {
+		return
+	}
+	delete(s.known, topic)
+	if k.topics--; k.topics == 0 {
+		delete(s.schemas, k.id)
+	}
 }
 
 // isOutage reports whether err says nothing about the subject.
