@@ -11,7 +11,7 @@ import (
 // letters is the pipeline's hold on the dead-letter topic.
 type letters struct {
 	opened Position // the server and its end of WAL, when the stream was opened; owned by Run's goroutine
-	lost   bool     // another instance has claimed the log; owned by Run's goroutine between rounds
+	lost   bool     // another instance has claimed the log, or it is another; owned by Run's goroutine between rounds
 
 	lots  *Lots         // as of all letters handed over; guarded by handing; nil without dead letters
 	owner string        // the name that this pipeline writes under; guarded by handing
@@ -129,6 +129,11 @@ func (p *Pipeline) readClaim(ctx context.Context, fresh bool) (bool, error) {
 // fetch reads letters from the log, and passes over records that are none.
 func (p *Pipeline) fetch(ctx context.Context, from int64) ([]*Letter, error) {
 	logged, err := p.cfg.DeadLetters.Log.Fetch(ctx, from)
+	if errors.Is(err, ErrAnotherLog) { // of which nothing in memory holds
+		p.letters.lost = true
+		p.cfg.Logger.Error("the dead-letter topic was deleted and created again: events that were dead or parked there are lost, and their keys are free", "topic", p.cfg.DeadLetters.Topic,
+			"hint", "write the lost rows again, if the topic was not empty")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -19,6 +19,9 @@ var ErrSkip = errors.New("event is not to be published")
 // ErrWait is what a transactional sink's Produce may return in place of a wait; see [Sink].
 var ErrWait = errors.New("kafka transaction is to be committed before a wait")
 
+// ErrAnotherLog is what a [LetterLog] returns when the log was deleted and created again.
+var ErrAnotherLog = errors.New("the dead-letter topic was deleted and created again")
+
 // RefusedError is a failure that trying again cannot mend: somebody must change
 // something first. Hint says what, in one line.
 type RefusedError struct {

@@ -39,8 +39,8 @@ type DeadLetters struct {
 type LetterLog interface {
 	// Fetch returns records from the offset from on, in order. If there are
 	// none it waits for one, also through an outage, until ctx is done. The
-	// records are the caller's.
-	// What was trimmed is passed over.
+	// records are the caller's. What was trimmed is passed over. If the log is another
+	// one than in the last call, it returns [ErrAnotherLog], once.
 	Fetch(ctx context.Context, from int64) ([]Logged, error)
 
 	// Trim forgets what lies before an offset.

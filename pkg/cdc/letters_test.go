@@ -65,6 +65,44 @@ func TestLettersParkAndRetry(t *testing.T) {
 	}
 }
 
+// A dead-letter topic that is deleted and created again, while events stream or in between, takes with
+// it what was dead and parked. The stream goes on, and the key is free.
+func TestLettersOfAnotherLog(t *testing.T) {
+	for name, broken := range map[string]bool{"Streaming": false, "Broken": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := newMourner(t, scriptTx{keys: []string{"a", "a"}, end: 10})
+				m.topics.bad["a/0/A/1"] = true
+				m.start()
+				m.settle()
+				if broken {
+					m.server.mu.Lock()
+					m.server.breaks["a/0/14/1"] = true
+					m.server.onReopen = func() {
+						m.server.onReopen = nil
+						m.topics.createAgain()
+					}
+					m.server.mu.Unlock()
+				} else {
+					m.topics.createAgain()
+					time.Sleep(time.Minute)
+				}
+				m.server.commit(scriptTx{keys: []string{"a", "b"}, end: 20})
+				m.settle()
+				if err := m.stop(); err != nil {
+					t.Error(err)
+				}
+				if got := m.topics.published("a"); !slices.Equal(got, []string{"a/0/14/1"}) {
+					t.Errorf("published %v, want what came after", got)
+				}
+				if list := m.topics.lots(t).List(); len(list) != 0 || m.p.Status().ParkedKeys != 0 {
+					t.Errorf("lots %+v, want none", list)
+				}
+			})
+		})
+	}
+}
+
 // What an instance writes after another one has claimed the log is void, and it starts
 // from the checkpoint when it sees the claim.
 func TestLettersClaimedByAnother(t *testing.T) {

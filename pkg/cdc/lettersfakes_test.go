@@ -28,6 +28,7 @@ type topics struct {
 	stalled  map[int]bool        // partitions of t, and -1 for the dead-letter topic, that keep nothing
 	slow     time.Duration
 	logPace  time.Duration // of each read of the log
+	another  bool          // it was created again, and nobody was told of that
 	trims    int           // how often it was to be trimmed
 	trimming time.Duration // that each takes
 
@@ -108,6 +109,9 @@ func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 	}
 	for {
 		found, grew := c.from(from)
+		if c.isAnother() {
+			return nil, cdc.ErrAnotherLog
+		}
 		if len(found) > 0 {
 			return found, nil
 		}
@@ -117,6 +121,23 @@ func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// createAgain deletes the dead-letter topic and creates it.
+func (c *topics) createAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.letters, c.first, c.another = nil, 0, true
+	close(c.grew)
+	c.grew = make(chan struct{})
+}
+
+func (c *topics) isAnother() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	another := c.another
+	c.another = false
+	return another
 }
 
 func (c *topics) from(from int64) ([]cdc.Logged, <-chan struct{}) {

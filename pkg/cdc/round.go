@@ -93,6 +93,8 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		switch {
 		case p.differs:
 			why = "the cut transaction came again with other rows"
+		case p.letters.lost:
+			why = "another process writes dead letters, or the topic is another"
 		case p.retracts():
 			why = "a row was refused after it was handed over"
 		}

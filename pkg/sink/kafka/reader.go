@@ -33,8 +33,10 @@ type Reader struct {
 	topic     string
 	partition int32
 
-	client  *kgo.Client // nil before the first use
-	next    int64       // the offset that client reads on from
+	client  *kgo.Client  // nil before the first use
+	next    int64        // the offset that client reads on from
+	id      kadm.TopicID // the topic's, when it was last read; zero if it never was, or brokers give none
+	same    bool         // the client reads the topic of that id
 	repeats circuit.Repeats
 
 	trouble atomic.Pointer[error] // why nothing can be read, or nil
@@ -74,6 +76,8 @@ func (r *Reader) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 		switch {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case errors.Is(err, cdc.ErrAnotherLog):
+			return nil, err
 		case err != nil:
 			r.warn(err)
 			if err := wait(ctx, maxBackoff); err != nil {
@@ -160,13 +164,12 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 	if err := r.seek(from); err != nil {
 		return nil, err
 	}
+	if err := r.identify(ctx); err != nil {
+		return nil, r.failed(err)
+	}
 	fetches := r.client.PollFetches(ctx)
 	if err := cmp.Or(context.Cause(ctx), fetchError(fetches), topicGone(fetches)); err != nil {
-		r.Close() // the next one begins at the same place
-		if errors.Is(err, kerr.TopicAuthorizationFailed) {
-			err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
-		}
-		return nil, fmt.Errorf("read topic %s: %w", r.topic, err)
+		return nil, r.failed(err)
 	}
 	r.trouble.Store(nil)
 	recs := fetches.Records()
@@ -174,6 +177,36 @@ func (r *Reader) poll(ctx context.Context, from int64) ([]*kgo.Record, error) {
 		r.next = recs[len(recs)-1].Offset + 1
 	}
 	return recs, nil
+}
+
+// failed closes the client, whose successor begins at the same place.
+func (r *Reader) failed(err error) error {
+	r.Close()
+	if errors.Is(err, kerr.TopicAuthorizationFailed) {
+		err = fmt.Errorf("%w: %w", ErrNotAllowed, err)
+	}
+	return fmt.Errorf("read topic %s: %w", r.topic, err)
+}
+
+// identify asks, for a new client, whether the topic is the one that was read before. Offsets
+// alone do not tell: in another one that is as long nothing would come.
+func (r *Reader) identify(ctx context.Context) error {
+	if r.same {
+		return nil
+	}
+	topics, err := kadm.NewClient(r.client).ListTopics(ctx, r.topic)
+	if err == nil {
+		err = topics[r.topic].Err
+	}
+	if err != nil {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	before := r.id
+	r.id, r.same = topics[r.topic].ID, true
+	if before != (kadm.TopicID{}) && before != r.id {
+		return cdc.ErrAnotherLog
+	}
+	return nil
 }
 
 // topicGone returns an error that says that the topic is not there. It passes by itself for none
@@ -203,7 +236,7 @@ func (r *Reader) seek(from int64) error {
 	if err != nil {
 		return fmt.Errorf("kafka: %w", err)
 	}
-	r.client, r.next = c, from
+	r.client, r.next, r.same = c, from, false
 	return nil
 }
 

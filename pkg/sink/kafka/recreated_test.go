@@ -14,66 +14,59 @@ import (
 	"github.com/walpost/walpost/pkg/cdc"
 )
 
-// A topic that was deleted and created again is read on, from its beginning.
+// A topic that was deleted and created again is another: it is said, once, also if it is as long as
+// the other one was, where nothing would come of it. Then it is read from its beginning.
 func TestReaderOfTopicCreatedAgain(t *testing.T) {
 	brokers := envtest.Kafka(t).Addrs()
-	topic := envtest.CreateTopic(t, brokers, 1, nil)
-	ctx := within(t, testTimeout)
-	write := func(values ...string) {
-		t.Helper()
-		client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DefaultProduceTopic(topic))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer client.Close()
-		for _, value := range values {
-			if err := client.ProduceSync(ctx, kgo.StringRecord(value)).FirstErr(); err != nil {
+	for name, idle := range map[string]bool{"Waiting": false, "Idle": true} {
+		t.Run(name, func(t *testing.T) {
+			topic := envtest.CreateTopic(t, brokers, 1, nil)
+			ctx := within(t, testTimeout)
+			writeTo(t, brokers, topic, "old")
+			r := newReader(t, brokers, topic)
+			if _, err := r.Fetch(ctx, 0); err != nil {
 				t.Fatal(err)
 			}
-		}
+			fetched := make(chan error, 1)
+			fetch := func() { _, err := r.Fetch(ctx, 1); fetched <- err }
+			if !idle {
+				go fetch()
+			}
+			deleteTopic(t, brokers, topic)
+			if !idle {
+				eventually(t, "the reader tells that it cannot read", func() bool { return r.Healthy() != nil })
+			}
+			eventually(t, "the topic is there again", func() bool {
+				_, err := envtest.Admin(t, brokers).CreateTopic(ctx, 1, 1, nil, topic)
+				return err == nil
+			})
+			writeTo(t, brokers, topic, "new")
+			if idle {
+				go fetch()
+			}
+			if err := <-fetched; !errors.Is(err, cdc.ErrAnotherLog) {
+				t.Fatalf("Fetch() = %v, want ErrAnotherLog", err)
+			}
+			recs, err := r.Fetch(ctx, 0)
+			if err != nil || len(recs) != 1 || string(recs[0].Value) != "new" || recs[0].Offset != 0 {
+				t.Errorf("Fetch() = %v, %v, want what is new", recs, err)
+			}
+			if err := r.Healthy(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	write("1", "2", "3")
-	r := newReader(t, brokers, topic)
-	next := int64(0)
-	for next < 3 {
-		recs, err := r.Fetch(ctx, next)
-		if err != nil {
-			t.Fatal(err)
-		}
-		next += int64(len(recs))
-	}
+}
 
-	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...))
+func writeTo(t *testing.T, brokers []string, topic, value string) {
+	t.Helper()
+	client, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.DefaultProduceTopic(topic))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer client.Close()
-	admin := kadm.NewClient(client)
-	if _, err := admin.DeleteTopic(ctx, topic); err != nil {
+	if err := client.ProduceSync(within(t, testTimeout), kgo.StringRecord(value)).FirstErr(); err != nil {
 		t.Fatal(err)
-	}
-	fetched := make(chan cdc.Logged, 1)
-	go func() {
-		if recs, err := r.Fetch(ctx, next); err == nil {
-			fetched <- recs[0]
-		}
-	}()
-	eventually(t, "the reader tells that it cannot read", func() bool { return r.Healthy() != nil })
-	eventually(t, "the topic is there again", func() bool {
-		_, err := admin.CreateTopic(ctx, 1, 1, nil, topic)
-		return err == nil
-	})
-	write("new")
-	select {
-	case rec := <-fetched:
-		if string(rec.Value) != "new" || rec.Offset != 0 {
-			t.Errorf("got %q at %d", rec.Value, rec.Offset)
-		}
-	case <-ctx.Done():
-		t.Fatal("nothing of the new topic was read")
-	}
-	if err := r.Healthy(); err != nil {
-		t.Error(err)
 	}
 }
 
