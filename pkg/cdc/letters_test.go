@@ -103,6 +103,23 @@ func TestLettersOfAnotherLog(t *testing.T) {
 	}
 }
 
+// createAgain deletes the dead-letter topic and creates it.
+func (c *topics) createAgain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.letters, c.first, c.another = nil, 0, true
+	close(c.grew)
+	c.grew = make(chan struct{})
+}
+
+func (c *topics) isAnother() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	another := c.another
+	c.another = false
+	return another
+}
+
 // What an instance writes after another one has claimed the log is void, and it starts
 // from the checkpoint when it sees the claim.
 func TestLettersClaimedByAnother(t *testing.T) {

@@ -123,23 +123,6 @@ func (c *topics) Fetch(ctx context.Context, from int64) ([]cdc.Logged, error) {
 	}
 }
 
-// createAgain deletes the dead-letter topic and creates it.
-func (c *topics) createAgain() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.letters, c.first, c.another = nil, 0, true
-	close(c.grew)
-	c.grew = make(chan struct{})
-}
-
-func (c *topics) isAnother() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	another := c.another
-	c.another = false
-	return another
-}
-
 func (c *topics) from(from int64) ([]cdc.Logged, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
