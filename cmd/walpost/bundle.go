@@ -15,6 +15,7 @@ import (
 	"github.com/walpost/walpost/internal/config"
 	"github.com/walpost/walpost/internal/inspect"
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 // bundleTimeout bounds each part of a bundle.
@@ -91,7 +92,8 @@ func aboutPostgres(ctx context.Context, cfg config.Config) ([]byte, error) {
 		return nil, err
 	}
 	defer closeConn(ctx, conn)
-	const query = `SELECT jsonb_pretty(jsonb_build_object(
+	const query = `WITH RECURSIVE leaf AS (SELECT oid FROM pg_class WHERE relkind IN ('r', 'p') AND oid >= 16384),` + pgsource.Published + `
+		SELECT jsonb_pretty(jsonb_build_object(
 		'version', version(), 'now', clock_timestamp(), 'started', pg_postmaster_start_time(),
 		'settings', (SELECT jsonb_object_agg(name, setting || coalesce(' ' || unit, '')) FROM pg_settings WHERE name ~
 			'^(wal_|max_(wal|slot|repl|worker|conn)|logical_|synchron|idle_|tcp_|statement_timeout|lock_timeout|hot_standby|track_commit|autovacuum$|shared_buffers|temp_file)'),
@@ -99,7 +101,7 @@ func aboutPostgres(ctx context.Context, cfg config.Config) ([]byte, error) {
 		'senders', (SELECT jsonb_agg(to_jsonb(r)) FROM pg_stat_replication r),
 		'sessions', (SELECT jsonb_agg(jsonb_build_object('pid', pid, 'role', usename, 'application', application_name, 'type', backend_type, 'state', state,
 			'wait', wait_event_type || '/' || wait_event, 'xact_start', xact_start, 'backend_xid', backend_xid::text, 'backend_xmin', backend_xmin::text)) FROM pg_stat_activity WHERE datname = current_database()),
-		'publication_tables', (SELECT jsonb_agg(to_jsonb(t)) FROM pg_publication_tables t WHERE pubname = $1)))`
+		'publication_tables', (SELECT jsonb_agg(DISTINCT jsonb_build_object('table', via::regclass::text, 'columns', columns, 'row_filter', filter IS NOT NULL)) FROM published)))`
 	var text string
 	if err := conn.QueryRow(ctx, query, cfg.Postgres.Publication).Scan(&text); err != nil {
 		return nil, err

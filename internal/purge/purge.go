@@ -238,11 +238,8 @@ func checkAge(ctx context.Context, conn *pgx.Conn, e history.Entry) error {
 
 // leaves returns the table itself, or the partitions of one that has some.
 func leaves(ctx context.Context, conn *pgx.Conn, t pgx.Identifier) ([]pgx.Identifier, error) {
-	const query = `SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.oid = $1::regclass AND c.relkind = 'r'
-		UNION ALL
-		SELECT n.nspname, c.relname FROM pg_partition_tree($1::regclass) p JOIN pg_class c ON c.oid = p.relid JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE p.isleaf AND p.level > 0 AND c.relkind = 'r'`
+	const query = `WITH RECURSIVE target AS (SELECT oid, relkind FROM pg_class WHERE oid = $1::regclass),` + pgsource.Tree + `
+		SELECT n.nspname, c.relname FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'`
 	rows, err := conn.Query(ctx, query, t.Sanitize())
 	if err != nil {
 		return nil, fmt.Errorf("look up table %s: %w", t.Sanitize(), err)

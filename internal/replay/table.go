@@ -95,7 +95,8 @@ func (t Table) Read(ctx context.Context, conn *pgx.Conn, publication string, pla
 // would be published for the first time.
 func checkFilter(ctx context.Context, conn *pgx.Conn, publication string) error {
 	var filtered bool
-	const query = "SELECT EXISTS (SELECT FROM pg_publication_tables t WHERE pubname = $1 AND to_jsonb(t)->>'rowfilter' IS NOT NULL)"
+	const query = `WITH RECURSIVE leaf AS (SELECT DISTINCT prrelid AS oid FROM pg_publication_rel),` + pgsource.Published + `
+		SELECT EXISTS (SELECT FROM published WHERE filter IS NOT NULL)`
 	if err := conn.QueryRow(ctx, query, publication).Scan(&filtered); err != nil {
 		return fmt.Errorf("read publication %q: %w", publication, err)
 	}

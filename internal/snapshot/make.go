@@ -96,16 +96,27 @@ func (cfg Config) parts(ctx context.Context, conn *pgx.Conn, name pgx.Identifier
 	if err != nil {
 		return nil, readError(name, err)
 	}
+	var via []int64
 	parts, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (part, error) {
 		p := part{Table: name, Name: make(pgx.Identifier, 2)}
-		var oid, file int64
-		err := row.Scan(&p.Name[0], &p.Name[1], &oid, &file, &p.Blocks, &p.Constraint, &p.Filter)
+		var oid, file, filtered int64
+		err := row.Scan(&p.Name[0], &p.Name[1], &oid, &file, &p.Blocks, &p.Constraint, &filtered)
 		p.OID, p.File = uint32(oid), uint32(file)
+		via = append(via, filtered)
 		p.Each = max(chunkBlocks, p.Blocks/maxChunks+1)
 		return p, err
 	})
 	if err != nil {
 		return nil, readError(name, err)
+	}
+	for i, oid := range via {
+		if oid == 0 {
+			continue
+		}
+		const query = "SELECT pg_get_expr(r.prqual, r.prrelid) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1 AND r.prrelid = $2::bigint::oid"
+		if err := conn.QueryRow(ctx, query, cfg.Publication, oid).Scan(&parts[i].Filter); err != nil {
+			return nil, readError(name, err)
+		}
 	}
 	if cfg.OrderBy == "" {
 		return parts, nil
@@ -121,19 +132,17 @@ func (cfg Config) parts(ctx context.Context, conn *pgx.Conn, name pgx.Identifier
 	return []part{p}, err
 }
 
-// leafQuery returns a table or its partitions, with the row filter that each is published with
-// (15 and later).
+// leafQuery returns a table or its partitions, each with the table whose row filter it is
+// published with (15 and later), or zero.
 const leafQuery = `
-	WITH leaf AS (
-		SELECT c.oid, c.relname, c.relispartition, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-		WHERE c.relkind = 'r' AND (c.oid = $2::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree($2::regclass) WHERE isleaf))),
-	listed AS (
-		SELECT c.oid, to_jsonb(t)->>'rowfilter' AS filter FROM pg_publication_tables t
-		JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename WHERE t.pubname = $1)
+	WITH RECURSIVE target AS (SELECT oid, relkind FROM pg_class WHERE oid = $2::regclass),` + pgsource.Tree + `,
+	leaf AS (
+		SELECT c.oid, c.relname, c.relispartition, n.nspname FROM tree JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE c.relkind = 'r'),` + pgsource.Published + `
 	SELECT nspname::text, relname::text, oid::bigint, coalesce(pg_relation_filenode(oid), 0)::bigint,
 		pg_relation_size(oid) / current_setting('block_size')::bigint,
 		CASE WHEN relispartition THEN coalesce(pg_get_partition_constraintdef(oid), 'true') ELSE '' END,
-		coalesce((SELECT min(filter) FROM listed WHERE listed.oid = leaf.oid OR listed.oid IN (SELECT relid::oid FROM pg_partition_ancestors(leaf.oid))), '')
+		coalesce((SELECT via::bigint FROM published WHERE published.oid = leaf.oid AND filter IS NOT NULL), 0)
 	FROM leaf ORDER BY relname, oid`
 
 // checkOrder refuses a column that the rows cannot be read in the order of.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/walpost/walpost/internal/table"
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 const (
@@ -173,9 +174,9 @@ func (p *part) check(ctx context.Context, conn *pgx.Conn, v visible) (next uint6
 	if _, err := conn.Exec(ctx, "LOCK TABLE "+p.from()+" IN ACCESS SHARE MODE"); err != nil {
 		return 0, readError(p.Table, err)
 	}
-	const query = `SELECT pg_current_snapshot()::text, pg_is_in_recovery(),
-		array(SELECT coalesce(pg_relation_filenode(oid), 0)::bigint FROM pg_class
-			WHERE relkind = 'r' AND (oid = $1::regclass OR oid IN (SELECT relid FROM pg_partition_tree($1::regclass) WHERE isleaf)))`
+	const query = `WITH RECURSIVE target AS (SELECT oid, relkind FROM pg_class WHERE oid = $1::regclass),` + pgsource.Tree + `
+		SELECT pg_current_snapshot()::text, pg_is_in_recovery(),
+			array(SELECT coalesce(pg_relation_filenode(oid), 0)::bigint FROM tree WHERE relkind = 'r')`
 	var (
 		text    string
 		standby bool

@@ -302,3 +302,51 @@ func TestColumnList(t *testing.T) {
 		t.Errorf("first values %q, want that of the published column", got)
 	}
 }
+
+// Stored generated columns come where the stream has them too: with the publication's option, or by
+// a list of columns, from 18 on.
+func TestGeneratedColumns(t *testing.T) {
+	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: "18"})
+	for name, tt := range map[string]struct{ set, row, streamed string }{
+		"Option":  {"SET (publish_generated_columns = stored)", "ROW", "STREAMED"},
+		"List":    {"SET TABLE outbox (up, n)", "ROW", "STREAMED"},
+		"Neither": {"SET (publish = 'insert')", "row", "streamed"},
+		"Left":    {"SET TABLE outbox (id)", "row", "streamed"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixtureIn(t, envtest.NewDatabaseOn(t, pg))
+			f.exec("DROP TABLE outbox; CREATE TABLE outbox (up text GENERATED ALWAYS AS (upper(id)) STORED, id text, n serial, virtual text GENERATED ALWAYS AS (id) VIRTUAL)")
+			f.exec("ALTER PUBLICATION walpost ADD TABLE outbox; ALTER PUBLICATION walpost " + tt.set)
+			f.exec("INSERT INTO outbox (id) VALUES ('row')")
+			st, err := f.open(f.source(), cdc.Position{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.exec("INSERT INTO outbox (id) VALUES ('streamed')")
+			want := []string{tt.row, tt.streamed}
+			slices.Sort(want)
+			if got := f.collect(st, 2).ids; !slices.Equal(got, want) {
+				t.Errorf("first values %q, want %q", got, want)
+			}
+		})
+	}
+}
+
+// A snapshot that goes on waits for no lock on another table of the publication.
+func TestOtherTableLocked(t *testing.T) {
+	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: "18"})
+	f := newFixtureIn(t, envtest.NewDatabaseOn(t, pg))
+	f.exec("DROP PUBLICATION walpost; CREATE PUBLICATION walpost FOR ALL TABLES; CREATE TABLE other (n int); INSERT INTO outbox VALUES ('one')")
+	st, err := f.open(f.source(), cdc.Position{}) // which waits for who is writing
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.exec("ALTER DATABASE " + f.db.Name + " SET lock_timeout = '1ms'")
+	holder := f.db.Connect(t)
+	if _, err := holder.PgConn().Exec(t.Context(), "BEGIN; LOCK TABLE other IN ACCESS EXCLUSIVE MODE").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.collect(st, 1).ids; !slices.Equal(got, []string{"one"}) {
+		t.Errorf("got %q, want one row", got)
+	}
+}

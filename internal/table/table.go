@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/walpost/walpost/pkg/cdc"
+	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
 // settings are those that the stream decodes with. It goes by no policies either: a read that would
@@ -29,19 +30,18 @@ func Prepare(ctx context.Context, conn *pgx.Conn) error {
 }
 
 // Describe is the table as a stream of a publication would describe it, whose list of columns may
-// leave some out (15 and later). Without a publication it has all.
+// leave some out (15 and later), and which may have stored generated ones (18 and later). Without a publication it has all.
 func Describe(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, publication string) (*cdc.Relation, error) {
 	const query = `
-		WITH listed AS (
-			SELECT to_jsonb(t)->'attnames' AS columns FROM pg_publication_tables t
-			JOIN pg_namespace n ON n.nspname = t.schemaname JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-			WHERE t.pubname = $2 AND c.oid IN (SELECT $1::regclass::oid UNION SELECT relid::oid FROM pg_partition_tree($1::regclass)
-				UNION SELECT relid::oid FROM pg_partition_ancestors($1::regclass)))
+		WITH RECURSIVE target AS (SELECT oid, relkind FROM pg_class WHERE oid = $2::regclass),` + pgsource.Tree + `,
+		leaf AS (SELECT oid FROM tree WHERE relkind <> 'p'),` + pgsource.Published + `
 		SELECT attname, atttypid::bigint, atttypmod, attnotnull, (SELECT array_agg(enumlabel::text ORDER BY enumsortorder) FROM pg_enum WHERE enumtypid = atttypid)
-		FROM pg_attribute WHERE attrelid = $1::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-			AND NOT EXISTS (SELECT FROM listed WHERE jsonb_typeof(columns) = 'array' AND NOT columns ? attname::text)
+		FROM pg_attribute a WHERE attrelid = $2::regclass AND attnum > 0 AND NOT attisdropped
+			AND (attgenerated = '' OR attgenerated = 's' AND EXISTS (SELECT FROM published))
+			AND NOT EXISTS (SELECT FROM published p JOIN pg_attribute v ON v.attrelid = p.via AND v.attname = a.attname
+				WHERE CASE WHEN p.columns IS NULL THEN a.attgenerated <> '' AND NOT p.generated ELSE NOT p.columns @> to_jsonb(v.attnum) END)
 		ORDER BY attnum`
-	rows, err := conn.Query(ctx, query, name.Sanitize(), publication)
+	rows, err := conn.Query(ctx, query, publication, name.Sanitize())
 	if err != nil {
 		return nil, fmt.Errorf("describe table %s: %w", name.Sanitize(), err)
 	}

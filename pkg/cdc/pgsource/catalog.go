@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
-	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -59,30 +58,8 @@ func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
 
 // checkPublication refuses a publication that would leave events out: without it
 // 17 ends the stream with an error, 18 sends nothing, in silence. It returns
-// whether all columns may come in binary format.
-//
-// The server's functions that list partitions and published tables see what was
-// committed after the query's snapshot, so that a partition that is attached or
-// detached in that moment looks left out. What is refused is looked at again.
+// whether all columns may come in binary format. It waits for no lock on a table.
 func (s *Source) checkPublication(ctx context.Context, conn *pgx.Conn) (binary bool, err error) {
-	for n := 1; ; n++ {
-		binary, err = s.lookAtPublication(ctx, conn)
-		var refused *cdc.RefusedError
-		if n == publicationLooks || !errors.As(err, &refused) {
-			return binary, err
-		}
-		select {
-		case <-ctx.Done():
-			return false, context.Cause(ctx)
-		case <-time.After(visibleInterval):
-		}
-	}
-}
-
-// publicationLooks is how many looks in a row must refuse a publication.
-const publicationLooks = 5
-
-func (s *Source) lookAtPublication(ctx context.Context, conn *pgx.Conn) (binary bool, err error) {
 	name := s.cfg.Publication
 	var inserts bool
 	err = conn.QueryRow(ctx, "SELECT pubinsert FROM pg_publication WHERE pubname = $1", name).Scan(&inserts)
@@ -108,45 +85,35 @@ func (s *Source) lookAtPublication(ctx context.Context, conn *pgx.Conn) (binary 
 
 // tableQuery says of a table which of its rows are published, and how. Rows come as
 // those of a leaf, which is the table itself if it has no partitions, or as those of
-// an ancestor. Row filters came with 15.
+// an ancestor.
 const tableQuery = `
-	WITH target AS (
-		SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3),
-	line AS (SELECT oid FROM target UNION SELECT a.relid::oid FROM target, pg_partition_ancestors(target.oid) a),
+	WITH RECURSIVE target AS (
+		SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $2 AND c.relname = $3),` + Tree + `,
 	leaf AS (
-		SELECT oid FROM target WHERE relkind <> 'p'
-		UNION SELECT p.relid::oid FROM target, pg_partition_tree(target.oid) p WHERE p.isleaf AND target.relkind = 'p'),
-	listed AS (
-		SELECT c.oid, n.nspname, c.relname, to_jsonb(t)->>'rowfilter' AS filter
-		FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-		JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename WHERE t.pubname = $1),
-	named AS (
-		SELECT r.prrelid AS oid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = $1
-		UNION SELECT oid FROM listed
-		UNION SELECT line.oid FROM line, pg_publication p WHERE p.pubname = $1 AND p.puballtables),
-	published AS (
-		SELECT leaf.oid, listed.oid AS via, listed.nspname, listed.relname, listed.filter FROM leaf JOIN listed
-		ON listed.oid = leaf.oid OR listed.oid IN (SELECT a.relid::oid FROM pg_partition_ancestors(leaf.oid) a))
-	SELECT EXISTS (SELECT FROM target),
-		CASE WHEN EXISTS (SELECT FROM leaf) THEN NOT EXISTS (SELECT FROM leaf JOIN target USING (oid) WHERE oid NOT IN (SELECT oid FROM published))
-			ELSE EXISTS (SELECT FROM line JOIN named USING (oid)) END,
-		coalesce((SELECT min(oid::regclass::text) FROM leaf WHERE oid NOT IN (SELECT oid FROM published)), ''),
-		coalesce((SELECT min(nspname) FROM published WHERE via IN (SELECT oid FROM line) AND via NOT IN (SELECT oid FROM target)), ''),
-		coalesce((SELECT min(relname) FROM published WHERE via IN (SELECT oid FROM line) AND via NOT IN (SELECT oid FROM target)), ''),
-		coalesce((SELECT min(filter) FROM published), ''),
+		SELECT oid FROM tree WHERE relkind <> 'p'
+		UNION ALL SELECT oid FROM target WHERE NOT EXISTS (SELECT FROM tree WHERE relkind <> 'p')),` + Published + `,
+	missing AS (SELECT oid FROM leaf WHERE oid NOT IN (SELECT oid FROM published)),
+	via AS (
+		SELECT n.nspname, c.relname FROM published p JOIN pg_class c ON c.oid = p.via JOIN pg_namespace n ON n.oid = c.relnamespace
+		WHERE p.via NOT IN (SELECT oid FROM tree) ORDER BY 1, 2 LIMIT 1)
+	SELECT EXISTS (SELECT FROM target), EXISTS (SELECT FROM target WHERE relkind = 'p'), NOT EXISTS (SELECT FROM missing JOIN target USING (oid)),
+		coalesce((SELECT min(oid::regclass::text) FROM missing), ''),
+		coalesce((SELECT nspname FROM via), ''), coalesce((SELECT relname FROM via), ''),
+		coalesce((SELECT min(via::bigint) FROM published WHERE filter IS NOT NULL), 0),
 		coalesce((SELECT array_agg(DISTINCT a.atttypid::bigint) FROM pg_attribute a
-			WHERE a.attrelid IN (SELECT oid FROM line UNION SELECT oid FROM leaf) AND a.attnum > 0 AND NOT a.attisdropped), '{}')`
+			WHERE a.attrelid IN (SELECT oid FROM line UNION SELECT oid FROM tree) AND a.attnum > 0 AND NOT a.attisdropped), '{}')`
 
 // checkTable refuses a publication that leaves rows of the table out, or brings
 // them under a name that is not configured.
 func (s *Source) checkTable(ctx context.Context, conn *pgx.Conn, t Table) (binary bool, err error) {
 	var (
-		exists, named   bool
-		missing, filter string
-		via             Table // the ancestor that rows come under
-		types           []int64
+		exists, partitioned, named bool
+		missing                    string
+		via                        Table // the ancestor that rows come under
+		filtered                   int64 // a table that is published with a row filter, or zero
+		types                      []int64
 	)
-	err = conn.QueryRow(ctx, tableQuery, s.cfg.Publication, t.Schema, t.Name).Scan(&exists, &named, &missing, &via.Schema, &via.Name, &filter, &types)
+	err = conn.QueryRow(ctx, tableQuery, s.cfg.Publication, t.Schema, t.Name).Scan(&exists, &partitioned, &named, &missing, &via.Schema, &via.Name, &filtered, &types)
 	// Of a transaction that has written to the table before it was added the server leaves rows
 	// out, and before 17.5, 16.9, 15.13 and 14.18 also of later ones. With the lock there is none.
 	// https://www.postgresql.org/docs/release/17.5/
@@ -155,6 +122,10 @@ func (s *Source) checkTable(ctx context.Context, conn *pgx.Conn, t Table) (binar
 	switch {
 	case err != nil:
 		return false, fmt.Errorf("look up table %s: %w", t, err)
+	case partitioned:
+		s.partitioned.Store(true)
+	}
+	switch {
 	case !exists:
 		return false, cdc.Refuse("run walpost init, or set outbox.table", "outbox table %s does not exist", t)
 	case !named:
@@ -165,13 +136,25 @@ func (s *Source) checkTable(ctx context.Context, conn *pgx.Conn, t Table) (binar
 		return false, cdc.Refuse(fmt.Sprintf("set outbox.table to %s, or ALTER PUBLICATION %s SET (publish_via_partition_root = false)", via, pgx.Identifier{s.cfg.Publication}.Sanitize()),
 			"publication %q publishes the rows of the outbox table %s as those of %s", s.cfg.Publication, t, via)
 	}
-	if filter != "" && !s.filtered {
+	if filtered != 0 && !s.filtered {
 		s.filtered = true
-		s.cfg.Logger.Warn("the publication has a row filter: rows that it leaves out are not published", "table", t.String(), "filter", filter)
+		s.cfg.Logger.Warn("the publication has a row filter: rows that it leaves out are not published", "table", t.String(), "filter", s.filter(ctx, conn, filtered))
 	}
 	binary = true
 	for _, oid := range types {
 		binary = binary && s.cfg.Binary(uint32(oid))
 	}
 	return binary, nil
+}
+
+// filter prints the row filter that a table is published with. The server locks the table for it,
+// for which it has a moment only: of a table that somebody else has for himself it says so.
+func (s *Source) filter(ctx context.Context, conn *pgx.Conn, oid int64) string {
+	query := fmt.Sprintf("SET LOCAL lock_timeout = '100ms'; SELECT pg_get_expr(r.prqual, r.prrelid) FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE p.pubname = %s AND r.prrelid = %d",
+		literal(s.cfg.Publication), oid)
+	results, err := conn.PgConn().Exec(ctx, query).ReadAll()
+	if err != nil || len(results) != 2 || len(results[1].Rows) != 1 {
+		return fmt.Sprintf("not known now: %v", err)
+	}
+	return string(results[1].Rows[0][0])
 }

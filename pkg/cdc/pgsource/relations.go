@@ -103,9 +103,9 @@ func (st *Stream) isConfigured(rel *cdc.Relation) bool {
 }
 
 // isOutbox reports whether rel is one of the configured tables or a partition of
-// one, as the catalog has it after the transaction that is being read. What the
-// catalog no longer knows, for it was dropped or taken out since, is judged by its
-// columns.
+// one, as the catalog has it after the transaction that is being read. What has
+// gone since, for it was dropped or taken out of the publication, is judged by its
+// columns, if there are outbox tables with partitions, or it was the outbox.
 func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error) {
 	if st.isConfigured(rel) {
 		return true, nil
@@ -117,8 +117,16 @@ func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error)
 	if err != nil || found.partition || !st.hasColumns(rel) {
 		return found.partition, err
 	}
-	if found.published {
+	if found.partitioned {
+		st.src.partitioned.Store(true)
+	}
+	old := st.in.relations[rel.OID]
+	switch {
+	case found.published:
 		st.warnOnce(rel, "rows of a published table that has the outbox's columns, but is not in outbox.table nor a partition of it now, are not published")
+		return false, nil
+	case !st.src.partitioned.Load() && (old == nil || !old.outbox):
+		st.warnOnce(rel, "rows of a table that has the outbox's columns, and was dropped or has left the publication since, are not published: no outbox table has partitions, of which it could be one")
 		return false, nil
 	}
 	st.warnOnce(rel, "rows of a table that has left the publication since: taken for a partition of the outbox")
@@ -159,6 +167,8 @@ func (st *Stream) hasColumns(rel *cdc.Relation) bool {
 type catalogEntry struct {
 	partition bool // of an outbox table, over any number of levels, or such a table itself, perhaps under a new name
 	published bool
+
+	partitioned bool // an outbox table has partitions
 }
 
 // visibleInterval is the time between two looks at a transaction that others
@@ -192,20 +202,17 @@ func (st *Stream) awaitVisible(ctx context.Context, xid uint32) error {
 // lookUp asks the catalog about a table.
 func (st *Stream) lookUp(ctx context.Context, oid uint32) (e catalogEntry, err error) {
 	const query = `
-		SELECT EXISTS (
-			SELECT FROM (SELECT $1::bigint::oid UNION SELECT relid::oid FROM pg_partition_ancestors($1::bigint::oid::regclass)) a (oid)
-			JOIN pg_class c ON c.oid = a.oid JOIN pg_namespace n ON n.oid = c.relnamespace
-			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($2::text[], $3::text[]))),
-		EXISTS (
-			SELECT FROM pg_publication_tables t JOIN pg_namespace n ON n.nspname = t.schemaname
-			JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = t.tablename
-			WHERE t.pubname = $4 AND c.oid = $1::bigint::oid)`
+		WITH RECURSIVE leaf AS (SELECT $2::bigint::oid AS oid),` + Published + `,
+		configured AS (
+			SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($3::text[], $4::text[])))
+		SELECT EXISTS (SELECT FROM line JOIN configured USING (oid)), EXISTS (SELECT FROM published), EXISTS (SELECT FROM configured WHERE relkind = 'p')`
 	var schemas, names []string
 	for _, t := range st.cfg.Tables {
 		schemas, names = append(schemas, t.Schema), append(names, t.Name)
 	}
 	err = st.onCatalog(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, query, int64(oid), schemas, names, st.cfg.Publication).Scan(&e.partition, &e.published)
+		return conn.QueryRow(ctx, query, st.cfg.Publication, int64(oid), schemas, names).Scan(&e.partition, &e.published, &e.partitioned)
 	})
 	if err != nil {
 		err = fmt.Errorf("look up relation %d: %w", oid, err)

@@ -42,6 +42,8 @@ type Source struct {
 
 	ownerPID uint32 // the server's process that owned the slot for us last
 
+	partitioned atomic.Bool // an outbox table had partitions when it was last looked at, or before
+
 	waiting atomic.Pointer[slotInUse] // nil unless Open waits for the slot
 	stoodBy atomic.Int64              // when Open last was a standby, as [cdc.Stamp]
 	contact atomic.Int64              // when the server last answered an open stream, as [cdc.Stamp]; zero while there is none
