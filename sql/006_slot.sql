@@ -38,6 +38,7 @@ BEGIN
     END IF;
     RETURN;
   END IF;
+  PERFORM set_config('lock_timeout', '0', true); -- what is waited for holds no table
   IF current_setting('walpost.failover')::boolean
      AND current_setting('server_version_num')::int >= 170000 THEN
     PERFORM pg_create_logical_replication_slot(slot, 'pgoutput', failover => true);

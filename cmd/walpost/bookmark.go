@@ -89,8 +89,8 @@ replay.max_bytes at once is refused.`,
 		if at != "checkpoint" && at != "now" {
 			errs = append(errs, fmt.Errorf("--at %q: want checkpoint or now", at))
 		}
-		if args[0] == bookmark.Window {
-			errs = append(errs, fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.Window))
+		if args[0] == bookmark.WindowName {
+			errs = append(errs, fmt.Errorf("bookmark %q is the service's own: set replay.window, or give another name", bookmark.WindowName))
 		}
 		return errors.Join(errs...)
 	}

@@ -19,7 +19,9 @@ const (
 	cancelDelay = 2 * time.Second
 )
 
-// connect opens a session.
+// connect opens a session, without the limits that role and database have for statements and
+// transactions: what takes long, as moving a bookmark or counting rows, has one of its own, or the
+// user's patience. A lock_timeout stays, since it is there for those who wait behind.
 func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	cfg, err := connConfig(dsn)
 	if err != nil {
@@ -28,6 +30,11 @@ func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, connectHint(fmt.Errorf("connect to Postgres: %w", err))
+	}
+	const lift = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')" // the latter from 17 on
+	if _, err := conn.Exec(ctx, lift); err != nil {
+		closeConn(ctx, conn)
+		return nil, fmt.Errorf("connect to Postgres: lift the session's timeouts: %w", err)
 	}
 	return conn, nil
 }

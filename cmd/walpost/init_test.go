@@ -251,3 +251,30 @@ func TestInitConnectTimeout(t *testing.T) {
 		}
 	}
 }
+
+// Neither statements nor the slot's wait are cut off by limits of the role: both have bounds here.
+func TestInitBeyondLimits(t *testing.T) {
+	db, slot := envtest.NewDatabase(t), envtest.Name(t)
+	writer := db.Connect(t)
+	db.Exec(t, "ALTER DATABASE "+db.Name+" SET statement_timeout = '100ms'")
+	db.Exec(t, "ALTER DATABASE "+db.Name+" SET lock_timeout = '100ms'")
+	steps, err := sqlfiles.Render(sqlfiles.Names{Slot: slot}, sqlfiles.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := connect(t.Context(), db.DSN)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeConn(t.Context(), conn)
+	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(0.3)"); err != nil {
+		t.Error(err)
+	}
+	if _, err := writer.Exec(t.Context(), "BEGIN; SELECT txid_current()"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = applySteps(t.Context(), conn, steps, 500*time.Millisecond)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprint("pid ", writer.PgConn().PID())) {
+		t.Errorf("applySteps() = %v, want it to wait for its own limit, and the blocker's pid", err)
+	}
+}

@@ -34,14 +34,14 @@ func connectHint(err error) error {
 
 // stepHints are what a DBA would have to change for a step, by SQLSTATE.
 var stepHints = map[string]string{
-	"25006": "connect to the primary, or to a database that is not read-only",                                // read_only_sql_transaction
-	"3F000": "create the schema of outbox.table first",                                                       // invalid_schema_name
-	"42501": "run walpost init as a role that may, or let a DBA apply what walpost init --print writes",      // insufficient_privilege
-	"42P01": "create the outbox table first, or leave --no-table out",                                        // undefined_table
-	"53400": "raise max_replication_slots and restart Postgres, or drop a slot that nothing needs",           // configuration_limit_exceeded
-	"55000": "ALTER SYSTEM SET wal_level = logical, and restart Postgres",                                    // object_not_in_prerequisite_state
-	"55P03": "end what holds the lock, or run walpost init again when it is over",                            // lock_not_available
-	"57014": "raise statement_timeout for this role, or run walpost init again when the server is less busy", // query_canceled
+	"25006": "connect to the primary, or to a database that is not read-only",                           // read_only_sql_transaction
+	"3F000": "create the schema of outbox.table first",                                                  // invalid_schema_name
+	"42501": "run walpost init as a role that may, or let a DBA apply what walpost init --print writes", // insufficient_privilege
+	"42P01": "create the outbox table first, or leave --no-table out",                                   // undefined_table
+	"53400": "raise max_replication_slots and restart Postgres, or drop a slot that nothing needs",      // configuration_limit_exceeded
+	"55000": "ALTER SYSTEM SET wal_level = logical, and restart Postgres",                               // object_not_in_prerequisite_state
+	"55P03": "end what holds the lock, or run walpost init again when it is over",                       // lock_not_available
+	"57014": "run walpost init again: somebody has cancelled it",                                        // query_canceled
 }
 
 // stepError says what a DBA would have to change. ctx is the step's own.

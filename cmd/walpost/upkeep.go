@@ -49,6 +49,7 @@ type upkeep struct {
 	compared bool      // the versions of walpost's objects
 	thinned  time.Time
 	window   time.Time
+	kept     bookmark.Window
 	purge    time.Time // not before it
 	repeats  circuit.Repeats
 }
@@ -183,8 +184,12 @@ func (u *upkeep) warnOlder(ctx context.Context, conn *pgx.Conn) error {
 
 func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
 	cfg := u.s.cfg
-	changed, err := bookmark.KeepWindow(ctx, conn, cfg.Postgres.Slot, cfg.Replay.Window, int64(cfg.Replay.MaxBytes))
-	if changed {
+	change, err := u.kept.Keep(ctx, conn, cfg.Postgres.Slot, cfg.Replay.Window, int64(cfg.Replay.MaxBytes))
+	if change.Lost != "" {
+		u.s.log.Warn("the replay window is lost, and begins anew: what was published before cannot be published again from WAL", "slot", cfg.Postgres.Slot, "reason", change.Lost,
+			"hint", "raise max_slot_wal_keep_size, or lower replay.window or replay.max_bytes")
+	}
+	if change.Done {
 		u.s.log.Debug("replay window moved", "slot", cfg.Postgres.Slot, "window", cfg.Replay.Window)
 		u.looked = time.Time{} // at the bookmarks: it is one
 	}

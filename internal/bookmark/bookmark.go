@@ -19,8 +19,8 @@ import (
 	"github.com/walpost/walpost/pkg/cdc/pgsource"
 )
 
-// Window is the name of the bookmark that the service moves along for replay.window.
-const Window = "window"
+// WindowName is the name of the bookmark that the service moves along for replay.window.
+const WindowName = "window"
 
 // Bookmark is a position that keeps its WAL.
 type Bookmark struct {

@@ -1,6 +1,7 @@
 package bookmark
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -19,25 +20,46 @@ const minAdvance = 16 << 20
 // maxAdvance is how far it is moved at once: a move that is cut off has moved nothing.
 const maxAdvance = 2 << 30
 
-// KeepWindow makes the bookmark of the window if there is none, and moves it to where the
+// Window moves the replay window's bookmark along. The zero value is ready. It is not safe for
+// concurrent use.
+type Window struct {
+	step cdc.LSN // how far it is moved at once: less after a move that has failed; zero is maxAdvance
+}
+
+// Change is what Keep has done.
+type Change struct {
+	Done bool   // anything
+	Lost string // why the window's bookmark is lost, and was dropped; else empty
+}
+
+// Keep makes the bookmark of the window if there is none, and moves it to where the
 // window begins: length ago, or maxBytes before the end of WAL if that is nearer. A length
-// of zero drops it. It never moves it beyond what the live slot has confirmed, and reports
-// whether anything was changed. One that is lost is made anew.
-func KeepWindow(ctx context.Context, conn *pgx.Conn, live string, length time.Duration, maxBytes int64) (changed bool, err error) {
-	b, err := get(ctx, conn, live, Window)
+// of zero drops it. It never moves it beyond what the live slot has confirmed. One that is
+// lost is dropped, and made anew by the next call. A move that fails, as one that ctx cuts off,
+// halves how far the next one goes, down to minAdvance, and one that is done doubles it.
+func (w *Window) Keep(ctx context.Context, conn *pgx.Conn, live string, length time.Duration, maxBytes int64) (Change, error) {
+	b, err := get(ctx, conn, live, WindowName)
 	var refused *cdc.RefusedError
 	missing := errors.As(err, &refused)
 	switch {
 	case err != nil && !missing:
-		return false, err
+		return Change{}, err
 	case length == 0 && missing:
-		return false, nil
-	case length == 0, !missing && !b.Usable:
-		return true, Drop(ctx, conn, live, Window)
-	case missing:
-		_, err := Create(ctx, conn, live, Window, false, Limits{MaxBytes: maxBytes})
-		return err == nil, err
+		return Change{}, nil
+	case length > 0 && missing:
+		_, err := Create(ctx, conn, live, WindowName, false, Limits{MaxBytes: maxBytes})
+		return Change{Done: err == nil}, err
+	case length == 0:
+		return Change{Done: true}, Drop(ctx, conn, live, WindowName)
+	case !b.Usable:
+		return Change{Done: true, Lost: b.Status}, Drop(ctx, conn, live, WindowName)
 	}
+	done, err := w.move(ctx, conn, live, b, length, maxBytes)
+	return Change{Done: done}, err
+}
+
+// move moves the bookmark, unless too little would be let go of.
+func (w *Window) move(ctx context.Context, conn *pgx.Conn, live string, b Bookmark, length time.Duration, maxBytes int64) (moved bool, err error) {
 	slot, err := pgsource.ReadSlot(ctx, conn, live)
 	if err != nil || slot == nil {
 		return false, err
@@ -57,10 +79,13 @@ func KeepWindow(ctx context.Context, conn *pgx.Conn, live string, length time.Du
 		return false, nil
 	}
 	dated := e != nil && target == e.LSN
-	target = min(target, b.LSN+maxAdvance)
-	if _, err := Advance(ctx, conn, live, Window, target); err != nil {
+	step := cmp.Or(w.step, maxAdvance)
+	target = min(target, b.LSN+step)
+	if _, err := Advance(ctx, conn, live, WindowName, target); err != nil {
+		w.step = max(step/2, minAdvance)
 		return false, err
 	}
+	w.step = min(2*step, maxAdvance)
 	at := time.Now()
 	if dated && target == e.LSN {
 		at = e.At

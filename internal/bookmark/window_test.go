@@ -8,6 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
 	"github.com/walpost/walpost/test/harness"
@@ -18,13 +19,19 @@ func TestMain(m *testing.M) { os.Exit(envtest.Main(m)) }
 // server is a database with walpost's tables and a slot that nobody reads.
 type server struct {
 	*pgx.Conn
-	t    *testing.T
-	live string
+	t      *testing.T
+	live   string
+	window *Window
 }
 
 func newServer(t *testing.T) server {
 	t.Helper()
-	s := server{envtest.NewDatabase(t).Connect(t), t, envtest.Name(t)}
+	return newServerIn(t, envtest.NewDatabase(t))
+}
+
+func newServerIn(t *testing.T, db envtest.Database) server {
+	t.Helper()
+	s := server{db.Connect(t), t, envtest.Name(t), new(Window)}
 	harness.Tables(t, s.Conn)
 	s.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", s.live)
 	t.Cleanup(func() {
@@ -66,17 +73,17 @@ func (s server) confirm(lsn cdc.LSN) {
 	s.exec("SELECT pg_replication_slot_advance($1, $2::text::pg_lsn)", s.live, lsn.String())
 }
 
-// keep wants KeepWindow to change something or nothing, and returns where the bookmark is.
+// keep wants Keep to change something or nothing, and returns where the bookmark is.
 func (s server) keep(length time.Duration, maxBytes int64, want bool) cdc.LSN {
 	s.t.Helper()
-	changed, err := KeepWindow(s.t.Context(), s.Conn, s.live, length, maxBytes)
+	change, err := s.window.Keep(s.t.Context(), s.Conn, s.live, length, maxBytes)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if changed != want {
-		s.t.Errorf("KeepWindow() = %t, want %t", changed, want)
+	if change.Done != want || change.Lost != "" {
+		s.t.Errorf("Keep() = %+v, want %t", change, want)
 	}
-	b, err := get(s.t.Context(), s.Conn, s.live, Window)
+	b, err := get(s.t.Context(), s.Conn, s.live, WindowName)
 	if err != nil {
 		s.t.Fatal(err)
 	}
@@ -124,10 +131,53 @@ func TestWindowMovesByBytes(t *testing.T) {
 	if left := end - got; left > most || left < most-4<<20 {
 		t.Errorf("the window keeps %d bytes, want %d", left, most)
 	}
-	if _, err := KeepWindow(t.Context(), s.Conn, s.live, 0, most); err != nil {
+	if _, err := s.window.Keep(t.Context(), s.Conn, s.live, 0, most); err != nil {
 		t.Fatal(err)
 	}
 	if all, err := List(t.Context(), s.Conn, s.live); err != nil || len(all) > 0 {
 		t.Errorf("a window of no length left %v, %v", all, err)
 	}
+}
+
+// A move that fails, as one that is cut off, is followed by one half as far, and that by longer ones again.
+func TestWindowMovesLessAfterAFailure(t *testing.T) {
+	s := newServer(t)
+	begin := s.keep(time.Hour, unlimited, true)
+	end := s.write(160)
+	s.was(end, 2*time.Hour)
+	s.confirm(end)
+	s.window.step = 64 << 20
+	s.exec("SET ROLE pg_read_all_data") // which may look, and move no slot
+	if _, err := s.window.Keep(t.Context(), s.Conn, s.live, time.Hour, unlimited); err == nil {
+		t.Fatal("the window was moved without the right to")
+	}
+	s.exec("RESET ROLE")
+	for _, want := range []cdc.LSN{begin + 32<<20, begin + 96<<20, end} {
+		if got := s.keep(time.Hour, unlimited, true); got != want {
+			t.Errorf("the window moved to %s, want %s", got, want)
+		}
+	}
+}
+
+// A window that the server has given up is dropped, which is told, and then made anew.
+func TestWindowIsLost(t *testing.T) {
+	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Settings: map[string]string{"max_slot_wal_keep_size": "32MB", "min_wal_size": "32MB", "max_wal_size": "64MB"}})
+	s := newServerIn(t, envtest.NewDatabaseOn(t, pg))
+	s.keep(time.Hour, unlimited, true)
+	s.exec("SELECT pg_drop_replication_slot($1)", s.live) // or it would be lost too
+	for lost := false; !lost; {
+		s.write(20)
+		s.exec("CHECKPOINT")
+		b, err := get(t.Context(), s.Conn, s.live, WindowName)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lost = !b.Usable
+	}
+	s.exec("SELECT pg_create_logical_replication_slot($1, 'pgoutput')", s.live)
+	change, err := s.window.Keep(t.Context(), s.Conn, s.live, time.Hour, unlimited)
+	if err != nil || change.Lost == "" {
+		t.Errorf("Keep() = %+v, %v, want to be told that it is lost", change, err)
+	}
+	s.keep(time.Hour, unlimited, true)
 }

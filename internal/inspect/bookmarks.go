@@ -43,7 +43,7 @@ func retained(b *bookmark.Bookmark) string { return humanize.IBytes(uint64(max(0
 
 // lighten says how a bookmark is made to keep less.
 func lighten(b *bookmark.Bookmark) string {
-	if b.Name == bookmark.Window {
+	if b.Name == bookmark.WindowName {
 		return "lower replay.window or replay.max_bytes, or raise max_slot_wal_keep_size"
 	}
 	return "walpost bookmark advance " + b.Name + ", or drop it, or raise max_slot_wal_keep_size"

@@ -78,7 +78,7 @@ func (cfg Config) limit(ctx context.Context, conn *pgx.Conn) (least hold, err er
 // named its events, and the service makes another by itself, which begins at what is confirmed.
 func holding(ctx context.Context, conn *pgx.Conn, live string) ([]bookmark.Bookmark, error) {
 	all, err := bookmark.List(ctx, conn, live)
-	return slices.DeleteFunc(all, func(b bookmark.Bookmark) bool { return !b.Usable && b.Name == bookmark.Window }), err
+	return slices.DeleteFunc(all, func(b bookmark.Bookmark) bool { return !b.Usable && b.Name == bookmark.WindowName }), err
 }
 
 // maxPeek is how much WAL is looked through for events.

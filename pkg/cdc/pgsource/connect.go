@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -78,6 +79,12 @@ func (s *Source) connectControl(ctx context.Context) (*pgx.Conn, error) {
 		return nil, s.connectError(err)
 	}
 	s.connected.Store(true)
+	if err := answered(ctx, func(ctx context.Context) error {
+		return lift(ctx, conn.PgConn(), "statement_timeout", "transaction_timeout")
+	}); err != nil {
+		closeConn(conn.PgConn())
+		return nil, err
+	}
 	return conn, nil
 }
 
@@ -143,21 +150,25 @@ func (s *Source) connectDecoding(ctx context.Context, mode string) (*pgconn.PgCo
 	if err != nil {
 		return nil, nil, s.connectError(err)
 	}
-	if err := answered(ctx, func(ctx context.Context) error { return liftTimeouts(ctx, conn) }); err != nil {
+	err = answered(ctx, func(ctx context.Context) error {
+		return lift(ctx, conn, "statement_timeout", "transaction_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout")
+	})
+	if err != nil {
 		closeConn(conn)
 		return nil, nil, err
 	}
 	return conn, reader, nil
 }
 
-// liftTimeouts takes limits of the role, the database and the server from the session. It waits
-// for what comes before the stream, for as long as an exported snapshot is used, and for the sink.
+// lift takes limits of the role, the database and the server from the session: those of the
+// settings that the server has. One that decodes waits
+// for what comes before the stream, for as long as an exported snapshot is used, and for the sink;
+// the ordinary one moves the slot, and makes it. What they do has bounds of its own.
 // A transaction is decoded in a transaction of the server's own, which transaction_timeout, of
 // Postgres 17, would end with the session.
 // https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/replication/logical/reorderbuffer.c
-func liftTimeouts(ctx context.Context, conn *pgconn.PgConn) error {
-	const query = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN" +
-		" ('statement_timeout', 'transaction_timeout', 'idle_session_timeout', 'idle_in_transaction_session_timeout')"
+func lift(ctx context.Context, conn *pgconn.PgConn, settings ...string) error {
+	query := "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('" + strings.Join(settings, "', '") + "')"
 	if _, err := conn.Exec(ctx, query).ReadAll(); err != nil {
 		return fmt.Errorf("lift the session's timeouts: %w", err)
 	}

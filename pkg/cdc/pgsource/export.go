@@ -56,6 +56,10 @@ func (s *Source) createExported(ctx context.Context, version int) (Exported, err
 	cctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
 	command := fmt.Sprintf("CREATE_REPLICATION_SLOT %s LOGICAL pgoutput %s", pgx.Identifier{s.cfg.Slot}.Sanitize(), options)
+	if err := lift(cctx, repl.conn, "lock_timeout"); err != nil { // it waits in a lock for each transaction
+		closeConn(repl.conn)
+		return Exported{}, err
+	}
 	results, err := repl.conn.Exec(cctx, command).ReadAll()
 	if err != nil {
 		closeConn(repl.conn)

@@ -1,6 +1,7 @@
 package pgsource
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -47,6 +48,48 @@ func TestLimitsOfTheDatabase(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// Limits that the database has do not end the creation of a slot, which waits for who is writing.
+func TestSlotIsMadeBeyondLimits(t *testing.T) {
+	for name, exported := range map[string]func(context.Context, Exported) error{
+		"Plain": nil, "WithSnapshot": func(_ context.Context, e Exported) error { e.Release(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			db := envtest.NewDatabase(t)
+			cfg, _, _ := outbox(t, db)
+			cfg.Slot, cfg.CreateSlot, cfg.Exported = envtest.Name(t)+"_new", true, exported
+			db.Exec(t, "ALTER DATABASE "+db.Name+" SET statement_timeout = '200ms'")
+			db.Exec(t, "ALTER DATABASE "+db.Name+" SET lock_timeout = '200ms'")
+			writer, look := db.Connect(t), db.Connect(t)
+			if _, err := writer.Exec(t.Context(), "BEGIN; SELECT pg_current_xact_id()"); err != nil {
+				t.Fatal(err)
+			}
+			opened := make(chan error, 1)
+			go func() {
+				_, err := open(t, cfg)
+				opened <- err
+			}()
+			const query = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query_start < clock_timestamp() - interval '500ms')"
+			for waited := false; !waited; time.Sleep(20 * time.Millisecond) {
+				if err := look.QueryRow(t.Context(), query).Scan(&waited); err != nil {
+					t.Fatal(err)
+				}
+				select {
+				case err := <-opened:
+					t.Fatalf("Open() = %v before the writer has ended", err)
+				default:
+				}
+			}
+			if _, err := writer.Exec(t.Context(), "COMMIT"); err != nil {
+				t.Fatal(err)
+			}
+			if err := <-opened; err != nil {
+				t.Errorf("Open() = %v", err)
+			}
+			db.Exec(t, "SELECT pg_terminate_backend(active_pid, 10000) FROM pg_replication_slots WHERE slot_name = '"+cfg.Slot+"'")
+		})
 	}
 }
 

@@ -101,6 +101,9 @@ func (s *Source) createSlot(ctx context.Context, conn *pgx.Conn) (cdc.LSN, error
 	}
 	cctx, cancel := context.WithTimeout(ctx, createTimeout)
 	defer cancel()
+	if err := lift(cctx, conn.PgConn(), "lock_timeout"); err != nil { // it waits in a lock for each transaction
+		return 0, err
+	}
 	var text string
 	if err := conn.QueryRow(cctx, query, s.cfg.Slot).Scan(&text); err != nil {
 		return 0, s.createError(ctx, err, cctx.Err() != nil && ctx.Err() == nil)
