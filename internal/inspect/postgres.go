@@ -282,6 +282,13 @@ func (p *Postgres) commit(ctx context.Context) (*Check, error) {
 	if level == "off" {
 		return warn("leave synchronous_commit on, at least for who writes events", "synchronous_commit is off: an event may wait 200 ms until it is in WAL")
 	}
+	named, setting, err := pgsource.Synchronous(ctx, p.Conn)
+	if err != nil {
+		return nil, err
+	}
+	if named {
+		return warn(pgsource.NameStandbys, "synchronous_standby_names is %q, so that walpost may be taken for a synchronous standby: commits then wait for Kafka, and may wait without end", setting)
+	}
 	return ok("synchronous_commit is %s", level)
 }
 

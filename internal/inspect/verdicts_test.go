@@ -102,6 +102,12 @@ func TestVerdicts(t *testing.T) {
 
 	j.want(j.clock, OK, "", "")
 	j.want(j.commit, OK, "synchronous_commit is on", "")
+	j.exec("SET synchronous_commit = local") // or this session would wait
+	j.set("synchronous_standby_names", "'FIRST 1 (standby)'")
+	j.want(j.commit, OK, "synchronous_commit is local", "")
+	j.set("synchronous_standby_names", "'ANY 1 (*)'")
+	j.want(j.commit, Warn, `synchronous_standby_names is "ANY 1 (*)"`, "name the standbys alone")
+	j.set("synchronous_standby_names", "''")
 	j.want(j.oldTransactions, OK, "none", "")
 	other, err := pgx.ConnectConfig(t.Context(), j.Conn.Config())
 	if err != nil {

@@ -32,13 +32,14 @@ type Source struct {
 
 	// Owned by Open and by the stream that it returned, of which there is one
 	// at a time.
-	connected  atomic.Bool // some session was had
-	opened     bool        // some Open has succeeded
-	textOnly   bool        // a column came that binary format is not understood for
-	streamNext bool        // the next stream must not begin with a pull
-	warned     map[warning]bool
-	filtered   bool      // a row filter was warned of
-	noticed    time.Time // when the server's warning was last logged
+	connected   atomic.Bool // some session was had
+	opened      bool        // some Open has succeeded
+	textOnly    bool        // a column came that binary format is not understood for
+	streamNext  bool        // the next stream must not begin with a pull
+	warned      map[warning]bool
+	filtered    bool      // a row filter was warned of
+	synchronous string    // the setting that was warned of
+	noticed     time.Time // when the server's warning was last logged
 
 	ownerPID uint32 // the server's process that owned the slot for us last
 
@@ -227,6 +228,9 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 			return err
 		}
 		if binary, err = s.checkPublication(ctx, st.control); err != nil {
+			return err
+		}
+		if err = s.warnSynchronous(ctx, st.control); err != nil {
 			return err
 		}
 		if slot, err = ReadSlot(ctx, st.control, s.cfg.Slot); err != nil {
