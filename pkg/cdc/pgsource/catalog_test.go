@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
@@ -121,6 +123,15 @@ func TestPublicationIsYounger(t *testing.T) {
 				src := newSource(t, cfg)
 				checkRefused(t, start(t, src, cdc.Position{}, &run{}), "did not exist yet")
 			})
+		}
+	}
+}
+
+// What else does not exist is no missing publication.
+func TestLacksPublication(t *testing.T) {
+	for routine, want := range map[string]bool{"get_publication_oid": true, "ReplicationSlotAcquire": false, "typenameType": false} {
+		if got := lacksPublication(&pgproto3.ErrorResponse{Code: codeUndefinedObject, Routine: routine}); got != want {
+			t.Errorf("error of %s: got %t, want %t", routine, got, want)
 		}
 	}
 }

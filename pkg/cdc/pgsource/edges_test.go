@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +46,37 @@ func TestStandbyAway(t *testing.T) {
 			t.Errorf("the warning was not logged:\n%s", log)
 		}
 	}
+}
+
+// What such a slot keeps may be looked at, as a take-over does.
+func TestReplayOfAGuardedSlot(t *testing.T) {
+	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: "18", Settings: map[string]string{"synchronized_standby_slots": "away"}})
+	db := envtest.NewDatabaseOn(t, pg)
+	cfg, _, write := outbox(t, db)
+	db.Exec(t, "SELECT pg_drop_replication_slot('"+cfg.Slot+"')")
+	db.Exec(t, "SELECT pg_create_logical_replication_slot('"+cfg.Slot+"', 'pgoutput', failover => true)")
+	write(1, 10)
+	conn := db.Connect(t)
+	slot, err := ReadSlot(t.Context(), conn, cfg.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	source, err := NewReplay(ReplayConfig{Config: cfg, From: slot.ConfirmedFlush, To: slot.End})
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := source.Open(t.Context(), fromSlot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	r := &run{t: t, st: st, cancel: cancel, ended: make(chan error, 1)}
+	go func() { r.ended <- st.Run(ctx, r) }()
+	if got := r.await(10); !slices.Equal(got, numbers(1, 10)) {
+		t.Errorf("got %v", got)
+	}
+	cancel()
+	<-r.ended
 }
 
 // Text comes in UTF-8, whatever the encoding of the database.

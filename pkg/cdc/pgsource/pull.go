@@ -88,7 +88,7 @@ func (in *reader) atRest() bool {
 // pull hands over the backlog, and returns nil where the stream has to go on.
 func (st *Stream) pull(ctx context.Context, h cdc.Handler) error {
 	st.backlog.behind.Store(false)
-	p, err := st.openPuller(ctx)
+	p, err := st.openPuller(ctx, true)
 	if err == nil {
 		st.cfg.Logger.Info("pulling a backlog", "from_lsn", st.in.at.String(), "bytes", uint64(p.end-st.in.at))
 		err = st.pullAll(ctx, h, p, st.fetch)

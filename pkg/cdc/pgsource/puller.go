@@ -79,16 +79,19 @@ type puller struct {
 }
 
 // openPuller makes a copy of the slot that stands where the stream does. The copy
-// of a slot stands where the slot is confirmed, which is further back.
-func (st *Stream) openPuller(ctx context.Context) (*puller, error) {
+// of a slot stands where the slot is confirmed, which is further back. With unguarded it
+// returns errGuarded for a slot that the server holds back.
+func (st *Stream) openPuller(ctx context.Context, unguarded bool) (*puller, error) {
 	conn, reader, err := st.src.connectDecoding(ctx, "")
 	if err != nil {
 		return nil, err
 	}
 	p := &puller{conn: conn, reader: reader, slot: pullPrefix(st.cfg.Slot) + strconv.FormatUint(uint64(conn.PID()), 10)}
-	if err := st.checkUnguarded(ctx, conn); err != nil {
-		p.close(false)
-		return nil, err
+	if unguarded {
+		if err := st.checkUnguarded(ctx, conn); err != nil {
+			p.close(false)
+			return nil, err
+		}
 	}
 	if err := st.copySlot(ctx, p); err != nil {
 		p.close(true)

@@ -67,6 +67,10 @@ func (st *Stream) read(ctx context.Context, h cdc.Handler) error {
 const (
 	codeUndefinedObject = "42704"
 
+	// publicationRoutine is where a server up to 17 finds that there was no publication yet: the
+	// code is that of anything that does not exist.
+	publicationRoutine = "get_publication_oid"
+
 	// skippingRoutine is where a server from 18 on warns that it leaves changes
 	// out since there was no publication yet (pgoutput.c). The code of the warning
 	// has other uses, and its text is translated.
@@ -85,7 +89,7 @@ func (st *Stream) receive(conn *pgconn.PgConn, at cdc.LSN) (pgproto3.BackendMess
 	switch m := msg.(type) {
 	case *pgproto3.ErrorResponse:
 		err := fmt.Errorf("receive: %w", pgconn.ErrorResponseToPgError(m))
-		if m.Code == codeUndefinedObject {
+		if lacksPublication(m) {
 			return nil, st.refuseGap(at, err)
 		}
 		return nil, err
@@ -96,6 +100,11 @@ func (st *Stream) receive(conn *pgconn.PgConn, at cdc.LSN) (pgproto3.BackendMess
 		st.logNotice(m)
 	}
 	return msg, nil
+}
+
+// lacksPublication reports whether the server has not found the publication, and nothing else.
+func lacksPublication(m *pgproto3.ErrorResponse) bool {
+	return m.Code == codeUndefinedObject && m.Routine == publicationRoutine
 }
 
 // noticeInterval is the least time between two lines about what the server warns of:

@@ -18,7 +18,9 @@ import (
 // ReplayConfig holds a replay's settings.
 type ReplayConfig struct {
 	// Config is as for a [Source], but Slot is one that keeps the WAL, as a bookmark
-	// does. It is read through a temporary copy, and never moved.
+	// does. It is read through a temporary copy, and never moved. What lies behind the position
+	// that it, or the live slot, is confirmed at is only to be looked at: standbys that
+	// synchronized_standby_slots names may not have it yet.
 	Config
 
 	// From and To bound what is read: the transactions whose commit record lies at or
@@ -198,7 +200,7 @@ func (st *replayStream) pullRange(ctx context.Context, h cdc.Handler) error {
 	if st.in.at >= st.replay.to {
 		return nil // all but the last save was done
 	}
-	p, err := st.openPuller(ctx)
+	p, err := st.openPuller(ctx, false)
 	if err != nil {
 		return err
 	}
