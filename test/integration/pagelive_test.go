@@ -30,7 +30,7 @@ func TestPageLive(t *testing.T) {
 	}
 	says("total", "100 since the start")
 	page.Eval(`window.jumps = []; window.loaded = "once"; new PerformanceObserver(l => l.getEntries().forEach(e =>
-		jumps.push(...e.sources.map(s => (s.node?.id || s.node?.nodeName) + " by " + (s.currentRect.y - s.previousRect.y))))).observe({type: "layout-shift"})`)
+		jumps.push(...e.sources.filter(s => s.currentRect.y != s.previousRect.y).map(s => (s.node?.id || s.node?.nodeName) + " by " + (s.currentRect.y - s.previousRect.y))))).observe({type: "layout-shift"})`)
 
 	before := s.buckets()
 	s.fill(harness.OneRow, 101, 600)
@@ -56,7 +56,7 @@ func TestPageLive(t *testing.T) {
 	}
 
 	if jumps := page.Eval(`jumps.join(", ")`); jumps != "" {
-		t.Errorf("the layout has jumped: %s", jumps)
+		t.Errorf("the layout has jumped: %s", jumps) // along a line words may move, where a number before them grows
 	}
 
 	page.Press("Tab")

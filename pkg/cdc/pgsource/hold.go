@@ -2,10 +2,12 @@ package pgsource
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -47,6 +49,29 @@ func (st *Stream) hold() {
 // Lost returns a channel that is closed if the session that owns the slot is lost before Run.
 func (st *Stream) Lost() <-chan struct{} { return st.lost }
 
+// touchSlot keeps a server from 18 on, which may drop slots that nobody has used for a time, from taking
+// the slot for one: it is altered to what it is, which is a use. Nobody reads it while a snapshot is
+// published, or an outage of the sink is waited for. The connection for the stream is not used yet.
+// https://www.postgresql.org/docs/18/runtime-config-replication.html#GUC-IDLE-REPLICATION-SLOT-TIMEOUT
+func (st *Stream) touchSlot(ctx context.Context) error {
+	const query = `SELECT coalesce((to_jsonb(s)->>'failover')::bool, false)::text FROM pg_replication_slots s
+		JOIN pg_settings g ON g.name = 'idle_replication_slot_timeout' AND g.setting::bigint > 0
+		WHERE slot_name = $1 AND NOT active AND (to_jsonb(s)->>'inactive_since')::timestamptz < clock_timestamp() - g.setting::bigint * interval '1 second' / 4`
+	var failover string
+	err := st.control.QueryRow(ctx, query, st.cfg.Slot).Scan(&failover)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil
+	}
+	if err == nil {
+		command := fmt.Sprintf("ALTER_REPLICATION_SLOT %s (FAILOVER %s)", pgx.Identifier{st.cfg.Slot}.Sanitize(), failover)
+		_, err = st.repl.Load().conn.Exec(ctx, command).ReadAll()
+	}
+	if err != nil {
+		return fmt.Errorf("use slot %q, or the server would drop it: %w", st.cfg.Slot, err)
+	}
+	return nil
+}
+
 // keepOwned asks the session that owns the slot how that is, three times in the time
 // that it may be idle, until done is closed. It returns an error if the session is lost.
 // A query that is under way is waited for, unless ctx ends: that costs the session.
@@ -63,10 +88,11 @@ func (st *Stream) keepOwned(ctx context.Context, done <-chan struct{}) error {
 		}
 		err := answered(ctx, func(ctx context.Context) error {
 			slot, err := ReadSlot(ctx, st.control, st.cfg.Slot)
-			if slot != nil {
-				st.src.metrics.observe(slot)
+			if slot == nil || err != nil {
+				return err
 			}
-			return err
+			st.src.metrics.observe(slot)
+			return st.touchSlot(ctx)
 		})
 		if err != nil && ctx.Err() == nil {
 			return fmt.Errorf("session that owns the slot: %w", err)

@@ -2,10 +2,12 @@ package pgsource
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/walpost/walpost/internal/testenv"
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -69,4 +71,36 @@ func openImpatient(t *testing.T) (cdc.Stream, envtest.Database, Config) {
 	}
 	t.Cleanup(func() { _ = st.Close() })
 	return st, db, cfg
+}
+
+// A slot that nobody reads yet, as while a snapshot is published, is not dropped for being idle.
+func TestHeldSlotIsNotIdle(t *testing.T) {
+	const limit = 4 * time.Second
+	pg := envtest.NewPostgres(t, testenv.PostgresConfig{Version: "18", Settings: map[string]string{"idle_replication_slot_timeout": limit.String()}})
+	for _, failover := range []Failover{FailoverOn, FailoverOff} {
+		t.Run(fmt.Sprint(failover), func(t *testing.T) {
+			db := envtest.NewDatabaseOn(t, pg)
+			cfg, _, write := outbox(t, db)
+			db.Exec(t, "SELECT pg_drop_replication_slot('"+cfg.Slot+"')")
+			cfg.CreateSlot, cfg.Failover = true, failover
+			st, err := open(t, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn := db.Connect(t)
+			for begun := time.Now(); time.Since(begun) < 2*limit; time.Sleep(200 * time.Millisecond) {
+				db.Exec(t, "CHECKPOINT") // which drops slots
+				slot, err := ReadSlot(t.Context(), conn, cfg.Slot)
+				if err != nil || slot.Lost() || slot.Failover != (failover == FailoverOn) {
+					t.Fatalf("slot %+v, %v after %s", slot, err, time.Since(begun))
+				}
+			}
+			write(1, 3)
+			ctx, cancel := context.WithCancel(t.Context())
+			r := &run{t: t, st: st, cancel: cancel, ended: make(chan error, 1)}
+			go func() { r.ended <- st.Run(ctx, r) }()
+			r.await(3)
+			r.stop()
+		})
+	}
 }

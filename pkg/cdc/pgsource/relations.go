@@ -105,7 +105,8 @@ func (st *Stream) isConfigured(rel *cdc.Relation) bool {
 // isOutbox reports whether rel is one of the configured tables or a partition of
 // one, as the catalog has it after the transaction that is being read. What has
 // gone since, for it was dropped or taken out of the publication, is judged by its
-// columns, if there are outbox tables with partitions, or it was the outbox.
+// columns. It may be a copy of the outbox only where the publication has tables that nobody
+// has listed, and is taken for one where no outbox table has partitions and it was not the outbox.
 func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error) {
 	if st.isConfigured(rel) {
 		return true, nil
@@ -125,8 +126,8 @@ func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error)
 	case found.published:
 		st.warnOnce(rel, "rows of a published table that has the outbox's columns, but is not in outbox.table nor a partition of it now, are not published")
 		return false, nil
-	case !st.src.partitioned.Load() && (old == nil || !old.outbox):
-		st.warnOnce(rel, "rows of a table that has the outbox's columns, and was dropped or has left the publication since, are not published: no outbox table has partitions, of which it could be one")
+	case found.unlisted && !st.src.partitioned.Load() && (old == nil || !old.outbox):
+		st.warnOnce(rel, "rows of a table that has the outbox's columns, and was dropped or has left the publication since, are not published: the publication has all tables, and no outbox table has partitions, of which it could be one")
 		return false, nil
 	}
 	st.warnOnce(rel, "rows of a table that has left the publication since: taken for a partition of the outbox")
@@ -169,6 +170,7 @@ type catalogEntry struct {
 	published bool
 
 	partitioned bool // an outbox table has partitions
+	unlisted    bool // the publication has all tables, or those of a schema: a copy of the outbox too
 }
 
 // visibleInterval is the time between two looks at a transaction that others
@@ -206,13 +208,14 @@ func (st *Stream) lookUp(ctx context.Context, oid uint32) (e catalogEntry, err e
 		configured AS (
 			SELECT c.oid, c.relkind FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 			WHERE (n.nspname, c.relname) IN (SELECT * FROM unnest($3::text[], $4::text[])))
-		SELECT EXISTS (SELECT FROM line JOIN configured USING (oid)), EXISTS (SELECT FROM published), EXISTS (SELECT FROM configured WHERE relkind = 'p')`
+		SELECT EXISTS (SELECT FROM line JOIN configured USING (oid)), EXISTS (SELECT FROM published), EXISTS (SELECT FROM configured WHERE relkind = 'p'),
+			EXISTS (SELECT FROM pub WHERE puballtables) OR EXISTS (SELECT FROM pubschema)`
 	var schemas, names []string
 	for _, t := range st.cfg.Tables {
 		schemas, names = append(schemas, t.Schema), append(names, t.Name)
 	}
 	err = st.onCatalog(ctx, func(conn *pgx.Conn) error {
-		return conn.QueryRow(ctx, query, st.cfg.Publication, int64(oid), schemas, names).Scan(&e.partition, &e.published, &e.partitioned)
+		return conn.QueryRow(ctx, query, st.cfg.Publication, int64(oid), schemas, names).Scan(&e.partition, &e.published, &e.partitioned, &e.unlisted)
 	})
 	if err != nil {
 		err = fmt.Errorf("look up relation %d: %w", oid, err)
