@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 
@@ -55,9 +56,9 @@ func stoppedWhileAway(_ context.Context, s *stage, r *rand.Rand) error {
 	i := s.main
 	i.asked = true
 	stop(i)
-	code, err := s.await(i, 4*drainTimeout+10*time.Second)
+	code, err := s.await(i, time.Minute) // some ten seconds are the client library's
 	if err != nil {
-		return err
+		return errors.Join(err, s.kafkaLink.Heal())
 	}
 	c, err := s.checkpoint()
 	if code != 0 {

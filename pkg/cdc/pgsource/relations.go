@@ -115,11 +115,11 @@ func (st *Stream) isOutbox(ctx context.Context, rel *cdc.Relation) (bool, error)
 		return false, err
 	}
 	found, err := st.lookUp(ctx, rel.OID)
-	if err != nil || found.partition || !st.hasColumns(rel) {
-		return found.partition, err
-	}
 	if found.partitioned {
 		st.src.partitioned.Store(true)
+	}
+	if err != nil || found.partition || !st.hasColumns(rel) {
+		return found.partition, err
 	}
 	old := st.in.relations[rel.OID]
 	switch {

@@ -201,9 +201,13 @@ func (r *Reader) identify(ctx context.Context) error {
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	before := r.id
-	r.id, r.same = topics[r.topic].ID, true
-	if before != (kadm.TopicID{}) && before != r.id {
+	none, before, now := kadm.TopicID{}, r.id, topics[r.topic].ID
+	r.same = true
+	if now == none { // of a broker that gives none, which tells nothing
+		return nil
+	}
+	r.id = now
+	if before != none && before != now {
 		return cdc.ErrAnotherLog
 	}
 	return nil

@@ -221,6 +221,7 @@ func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must 
 			return s.remember(topic, c, now), nil
 		}
 		if ctx.Err() != nil {
+			s.told = nil
 			return nil, context.Cause(ctx)
 		}
 		err = fmt.Errorf("schema registry: subject %s: %w", subject(topic), err)
