@@ -93,10 +93,10 @@ func (p *Pipeline) position(ctx context.Context, server Position) (Position, err
 		switch {
 		case p.differs:
 			why = "the cut transaction came again with other rows"
-		case p.letters.lost:
-			why = "another process writes dead letters, or the topic is another"
 		case p.retracts():
 			why = "a row was refused after it was handed over"
+		case p.letters.lost:
+			why = "another process writes dead letters, or the topic is another"
 		}
 		if p.txn.spoilt.Load() != nil {
 			why = "the open Kafka transaction is aborted"

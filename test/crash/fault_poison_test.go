@@ -65,6 +65,11 @@ func poison(ctx context.Context, s *stage, r *rand.Rand, action string) error {
 	keys := s.writer.keys(fmt.Sprintf("poison-%d", r.Uint64()), 2)
 	g := &grave{key: keys[0], other: keys[1], retried: action == "retry"}
 	s.shard = s.all[g.key.shard]
+	before, err := s.checkpoint()
+	if err != nil {
+		return err
+	}
+	begun, main, logged := time.Now(), s.main, len(s.main.Log())
 	if err := s.writeSurely(func(ctx context.Context, t *txn) error { return g.write(ctx, t) }); err != nil {
 		return err
 	}
@@ -80,6 +85,9 @@ func poison(ctx context.Context, s *stage, r *rand.Rand, action string) error {
 	if err := s.checkDead(g); err != nil {
 		return err
 	}
+	if s.main == main && strings.Contains(main.Log()[logged:], "without a row that was refused") { // it knew the limit of an earlier fault
+		s.reasons = append(s.reasons, interruption{why: "refused by the broker", from: begun, until: time.Now(), saved: before.saved})
+	}
 	limit := raisedLimit
 	if err := s.configureTopic(ctx, kadm.AlterConfig{Op: kadm.SetConfig, Name: "max.message.bytes", Value: &limit}); err != nil {
 		return err
@@ -94,7 +102,6 @@ func poison(ctx context.Context, s *stage, r *rand.Rand, action string) error {
 	if err := s.succeeds(asked); err != nil {
 		return err
 	}
-	var err error
 	s.each(func() {
 		err = errors.Join(err, s.succeeds(s.dlq("discard", "--all", "--with-parked", "--wait", "40s")))
 	})
