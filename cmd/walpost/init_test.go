@@ -203,6 +203,21 @@ func TestInitPrint(t *testing.T) {
 	}
 }
 
+// slotStep returns the step that makes a slot, and a session to apply it in.
+func slotStep(t *testing.T, dsn, slot string) (*pgx.Conn, []sqlfiles.Step) {
+	t.Helper()
+	steps, err := sqlfiles.Render(sqlfiles.Names{Slot: slot}, sqlfiles.Slot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := connect(t.Context(), dsn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeConn(context.WithoutCancel(t.Context()), conn) })
+	return conn, steps
+}
+
 // TestInitBlocked has a transaction in the way of the slot: it is named after the
 // limit, and nothing goes on in the server.
 func TestInitBlocked(t *testing.T) {
@@ -211,15 +226,7 @@ func TestInitBlocked(t *testing.T) {
 	if _, err := other.Exec(t.Context(), "BEGIN; SELECT txid_current()"); err != nil {
 		t.Fatal(err)
 	}
-	steps, err := sqlfiles.Render(sqlfiles.Names{Slot: slot}, sqlfiles.Slot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := connect(t.Context(), db.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeConn(t.Context(), conn)
+	conn, steps := slotStep(t, db.DSN, slot)
 	start := time.Now()
 	results, err := applySteps(t.Context(), conn, steps, 500*time.Millisecond)
 	if got := time.Since(start); got > 10*time.Second {
@@ -258,22 +265,14 @@ func TestInitBeyondLimits(t *testing.T) {
 	writer := db.Connect(t)
 	db.Exec(t, "ALTER DATABASE "+db.Name+" SET statement_timeout = '100ms'")
 	db.Exec(t, "ALTER DATABASE "+db.Name+" SET lock_timeout = '100ms'")
-	steps, err := sqlfiles.Render(sqlfiles.Names{Slot: slot}, sqlfiles.Slot)
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := connect(t.Context(), db.DSN)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeConn(t.Context(), conn)
+	conn, steps := slotStep(t, db.DSN, slot)
 	if _, err := conn.Exec(t.Context(), "SELECT pg_sleep(0.3)"); err != nil {
 		t.Error(err)
 	}
 	if _, err := writer.Exec(t.Context(), "BEGIN; SELECT txid_current()"); err != nil {
 		t.Fatal(err)
 	}
-	_, err = applySteps(t.Context(), conn, steps, 500*time.Millisecond)
+	_, err := applySteps(t.Context(), conn, steps, 500*time.Millisecond)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprint("pid ", writer.PgConn().PID())) {
 		t.Errorf("applySteps() = %v, want it to wait for its own limit, and the blocker's pid", err)
 	}

@@ -56,6 +56,15 @@ func (s *Source) checkServer(ctx context.Context, conn *pgx.Conn) error {
 	return nil
 }
 
+// checkSettings is what is looked at in the server before the stream runs, and while it does.
+// It returns what [Source.checkPublication] does.
+func (s *Source) checkSettings(ctx context.Context, conn *pgx.Conn) (binary bool, err error) {
+	if binary, err = s.checkPublication(ctx, conn); err == nil {
+		err = s.warnSynchronous(ctx, conn)
+	}
+	return binary, err
+}
+
 // checkPublication refuses a publication that would leave events out: without it
 // 17 ends the stream with an error, 18 sends nothing, in silence. It returns
 // whether all columns may come in binary format. It waits for no lock on a table.

@@ -227,10 +227,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 		if err = endWhenFrozen(ctx, st.control, st.senderTimeout); err != nil {
 			return err
 		}
-		if binary, err = s.checkPublication(ctx, st.control); err != nil {
-			return err
-		}
-		if err = s.warnSynchronous(ctx, st.control); err != nil {
+		if binary, err = s.checkSettings(ctx, st.control); err != nil {
 			return err
 		}
 		if slot, err = ReadSlot(ctx, st.control, s.cfg.Slot); err != nil {

@@ -289,9 +289,7 @@ func (st *Stream) sample(ctx context.Context, publication bool) error {
 		st.backlog.observe(slot.End, cdc.LSN(st.received.Load()), st.repl.Load().reader.total.Load())
 	}
 	if publication {
-		if _, err = st.src.checkPublication(ctx, st.control); err == nil {
-			err = st.src.warnSynchronous(ctx, st.control)
-		}
+		_, err = st.src.checkSettings(ctx, st.control)
 	}
 	return err
 }
