@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 )
 
 // newNotes makes what marks are kept in.
-func newNotes(cfg config.Config) (*kafka.Notes, error) {
-	kc, err := kafkaConfig(cfg, nil, nil)
+func newNotes(cfg config.Config, log *slog.Logger) (*kafka.Notes, error) {
+	kc, err := kafkaConfig(cfg, log, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +32,7 @@ func (s *service) guardCopies(source cdc.Source, st cdc.Store) (cdc.Source, cdc.
 		return source, st, nil
 	}
 	var err error
-	if s.notes, err = newNotes(s.cfg); err != nil {
+	if s.notes, err = newNotes(s.cfg, s.log); err != nil {
 		return nil, nil, err
 	}
 	host, _ := os.Hostname() // a name is a help and no need
@@ -58,7 +59,7 @@ const freeTimeout = 10 * time.Second
 // freeMark makes the way free for a start on a server that is behind what is noted in
 // Kafka. The position is set already.
 func freeMark(ctx context.Context, cfg config.Config, server cdc.Position) (err error) {
-	notes, err := newNotes(cfg)
+	notes, err := newNotes(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return err
 	}
@@ -79,7 +80,7 @@ func examineCopies(ctx context.Context, cfg config.Config) []inspect.Check {
 		return nil // the checkpoint itself is in Kafka
 	}
 	const name = "copies of the disk"
-	notes, err := newNotes(cfg)
+	notes, err := newNotes(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {
 		return []inspect.Check{failedCheck(name, err, "")}
 	}
