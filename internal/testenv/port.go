@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -18,13 +19,22 @@ const (
 	lastPort  = 32000
 )
 
-// freePort returns a port of the loopback address that nobody listens on.
-// Somebody may by the time it is used.
+// lastTaken counts the ports this process has taken, from a random one on.
+var lastTaken = func() *atomic.Uint32 {
+	var taken atomic.Uint32
+	taken.Store(rand.Uint32N(lastPort - firstPort))
+	return &taken
+}()
+
+// freePort returns a port of the loopback address that nobody listens on, and that it has
+// not returned to this process before, until it has been round: two listeners of a server
+// never get the same one, nor does anybody get that of a server that is down for a moment.
+// Somebody outside this process may listen on it by the time it is used.
 func freePort(ctx context.Context) (int, error) {
 	const tries = 100
 	var err error
 	for range tries {
-		port := firstPort + rand.IntN(lastPort-firstPort)
+		port := int(firstPort + lastTaken.Add(1)%(lastPort-firstPort))
 		if err = portFree(ctx, port); err == nil {
 			return port, nil
 		}
