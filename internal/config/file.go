@@ -14,6 +14,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+const exampleHint = "walpost config --example prints one with all settings"
+
 // loadFile reads the YAML file at path, which may be empty for none.
 func (l *loader) loadFile(path, named string) {
 	if path == "" {
@@ -21,7 +23,7 @@ func (l *loader) loadFile(path, named string) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		l.problems = append(l.problems, Problem{Key: named, Text: pathProblem(err)})
+		l.problems = append(l.problems, Problem{Key: named, Text: pathProblem(err), Hint: exampleHint})
 		return
 	}
 	f := &yamlFile{path: path, values: map[string]any{}, lines: map[string]int{}, names: map[string]string{}}
@@ -69,7 +71,7 @@ func (f *yamlFile) read(data []byte) {
 	root := doc.Content[0]
 	if root.Kind != yaml.MappingNode {
 		if root.ShortTag() != "!!null" {
-			f.refuse(root, "", "is not a list of keys with values", "see walpost config --example")
+			f.refuse(root, "", "is not a list of keys with values", exampleHint)
 		}
 		return
 	}
@@ -83,7 +85,7 @@ func (f *yamlFile) refuseSyntax(err error) {
 		_, p.Text, _ = strings.Cut(p.Text, ": ")
 		p.Where = f.where(line)
 	}
-	p.Text = "is not YAML: " + p.Text
+	p.Text, p.Hint = "is not YAML: "+p.Text, exampleHint
 	f.problems = append(f.problems, p)
 }
 

@@ -148,7 +148,7 @@ func TestProblems(t *testing.T) {
 		{[]string{"--admin.listen=9187"}, `--admin.listen: "9187" is not an address (host:port, as in 127.0.0.1:9187; empty turns it off)`},
 		{[]string{"--log.level=loud"}, `--log.level: "loud" is not one of the choices (debug, info, warn, error)`},
 		{[]string{"--admin.max_lag=1day"}, `--admin.max_lag: "1day" is not a duration (a number with a unit, as in 500ms, 10s or 1m30s)`},
-		{[]string{"--config=/no/such"}, "--config: /no/such: no such file or directory ()"},
+		{[]string{"--config=/no/such"}, "--config: /no/such: no such file or directory (" + exampleHint + ")"},
 	} {
 		t.Run(strings.Join(test.args, " "), func(t *testing.T) {
 			got := strings.TrimSpace(lines(problems(t, test.args, nil)))
@@ -161,9 +161,9 @@ func TestProblems(t *testing.T) {
 
 func TestFileProblems(t *testing.T) {
 	for _, test := range []struct{ name, text, want string }{
-		{"not YAML", "postgres:\n\tslot: x\n", "2: is not YAML: found character that cannot start any token ()"},
-		{"text", "hunter2 and more", "1: is not a list of keys with values (see walpost config --example)"},
-		{"list", "- postgres", "1: is not a list of keys with values (see walpost config --example)"},
+		{"not YAML", "postgres:\n\tslot: x\n", "2: is not YAML: found character that cannot start any token (" + exampleHint + ")"},
+		{"text", "hunter2 and more", "1: is not a list of keys with values (" + exampleHint + ")"},
+		{"list", "- postgres", "1: is not a list of keys with values (" + exampleHint + ")"},
 		{"two documents", "log.level: info\n---\nlog.level: warn\n", "2: a second document begins here (remove the line ---)"},
 		{"section with text", "delivery:\n  retry: 5s\n", "2: delivery.retry: is a section, not a setting (its settings are delivery.retry.initial, delivery.retry.max)"},
 		{"setting with a section", "postgres: {slot: {name: x}}", "1: postgres.slot: takes text, not a list or a section ()"},
