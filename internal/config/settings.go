@@ -49,7 +49,7 @@ var settings = slices.Concat([]setting{
 	},
 	{
 		Key: "postgres.create_slot", Default: "true",
-		Help: "Create the slot when there is neither a slot nor a checkpoint. " +
+		Help: "Create the slot when there is neither a slot nor a checkpoint, nor a slot of another number of shards. " +
 			"With checkpoint.store slot only walpost init creates it.",
 		field: into(boolean, func(c *Config) *bool { return &c.Postgres.CreateSlot }),
 	},

@@ -69,6 +69,13 @@ var refusals = []refusal{
 		prepare: func(t *testing.T, s *stage) { s.dropSlot(t) },
 	},
 	{
+		name: "NoSlotBesideShards", code: 1, message: "publish each event once more", hint: "set postgres.shard to i/2, with i from 0 to 1",
+		prepare: func(t *testing.T, s *stage) {
+			s.dropSlot(t)
+			s.db.Exec(t, fmt.Sprintf("SELECT pg_create_logical_replication_slot('%s_1_of_2', 'pgoutput')", s.slot))
+		},
+	},
+	{
 		name: "SlotVanishedUnderCheckpoint", code: 1, message: "does not exist, but its checkpoint stands at", hint: "walpost replay --source table",
 		prepare: func(t *testing.T, s *stage) { s.save(t, "system_id", "pg_current_wal_lsn()"); s.dropSlot(t) },
 	},

@@ -49,6 +49,16 @@ func besideShards(ctx context.Context, conn *pgx.Conn, what, query, name string,
 	return &cdc.RefusedError{Err: refused.Err, Hint: hint}
 }
 
+// refuseBeside returns an error if a slot is missing beside those of another number of shards: each
+// event would come once more if it were made. A change of the number has walpost init make it.
+func refuseBeside(ctx context.Context, conn *pgx.Conn, slot string) error {
+	sameNumber, others, err := Shards(ctx, conn, slot)
+	if err != nil || sameNumber || len(others) == 0 {
+		return err
+	}
+	return cdc.Refuse(otherShards("slots", others), "slot %q does not exist, and beside those of another number of shards it would publish each event once more", slot)
+}
+
 // Shards reports whether there is a slot of the number of shards that slot is one of, and of which
 // other numbers there are slots that are named alike; 0 is a slot of all keys.
 func Shards(ctx context.Context, conn *pgx.Conn, slot string) (sameNumber bool, others []int, err error) {

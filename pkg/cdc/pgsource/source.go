@@ -253,10 +253,7 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	if err != nil {
 		return err
 	}
-	start, err := s.checkStart(saved, server, slot)
-	if err != nil && slot == nil && saved.IsZero() {
-		err = NoSlot(ctx, st.control, s.cfg.Slot, err)
-	}
+	start, err := st.checkStart(ctx, saved, server, slot)
 	if err != nil {
 		return err
 	}
@@ -273,6 +270,20 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 	st.begin(cdc.Position{SystemID: server.SystemID, Timeline: server.Timeline, LSN: start}, slot, server.LSN)
 	st.binary = binary && !s.textOnly
 	return nil
+}
+
+// checkStart is the source's, and looks at other slots where a first start finds none.
+func (st *Stream) checkStart(ctx context.Context, saved cdc.Position, server serverState, slot *SlotState) (cdc.LSN, error) {
+	s := st.src
+	start, err := s.checkStart(saved, server, slot)
+	switch {
+	case slot != nil || !saved.IsZero():
+	case err != nil:
+		err = NoSlot(ctx, st.control, s.cfg.Slot, err)
+	default:
+		err = answered(ctx, func(ctx context.Context) error { return refuseBeside(ctx, st.control, s.cfg.Slot) })
+	}
+	return start, err
 }
 
 // begin sets where the stream starts, and whether with a pull. The slot is nil if it was
