@@ -16,36 +16,45 @@ import (
 )
 
 // makePlan divides what the exported snapshot sees into chunks. It takes the session for itself.
-func makePlan(ctx context.Context, conn *pgx.Conn, cfg Config, e pgsource.Exported) (*plan, error) {
+func makePlan(ctx context.Context, conn *pgx.Conn, cfg Config, e pgsource.Exported, l *locks) (*plan, error) {
 	if err := table.Prepare(ctx, conn); err != nil {
 		return nil, err
 	}
-	if err := enter(ctx, conn, e.Snapshot); err != nil {
-		return nil, err
-	}
 	p := &plan{LSN: e.LSN}
-	var text string
-	if err := conn.QueryRow(ctx, "SELECT pg_current_snapshot()::text").Scan(&text); err != nil {
-		return nil, fmt.Errorf("read snapshot: %w", err)
-	}
-	var err error
-	if p.Visible, err = parseVisible(text); err != nil {
-		return nil, err
-	}
 	for _, name := range cfg.Tables {
-		parts, err := cfg.parts(ctx, conn, name)
+		err := l.wait(ctx, conn, name, func() error { return p.add(ctx, conn, cfg, name, e.Snapshot, l) })
 		if err != nil {
 			return nil, err
 		}
-		p.Parts = append(p.Parts, parts...)
 	}
 	if n := p.chunks(); n >= maxPosition {
 		return nil, cdc.Refuse("name fewer tables in outbox.table", "the rows before the slot make %d chunks, of less than %d", n, maxPosition)
 	}
-	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
-		return nil, fmt.Errorf("read snapshot: %w", err)
-	}
 	return p, nil
+}
+
+// add adds a table, in a transaction of its own.
+func (p *plan) add(ctx context.Context, conn *pgx.Conn, cfg Config, name pgx.Identifier, snapshot string, l *locks) error {
+	if err := enter(ctx, conn, snapshot); err != nil {
+		return err
+	}
+	var text string
+	if err := conn.QueryRow(ctx, "SELECT pg_current_snapshot()::text").Scan(&text); err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	var err error
+	if p.Visible, err = parseVisible(text); err != nil {
+		return err
+	}
+	parts, err := cfg.parts(ctx, conn, name, l)
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Exec(ctx, "COMMIT"); err != nil {
+		return fmt.Errorf("read snapshot: %w", err)
+	}
+	p.Parts = append(p.Parts, parts...)
+	return nil
 }
 
 // enter begins a transaction that sees what an exported snapshot does, or what there is now.
@@ -88,8 +97,8 @@ func (cfg Config) mayRead(ctx context.Context, conn *pgx.Conn) error {
 
 // parts are the table or its partitions, in the order of their names, which is that of their times
 // where these are in them; or one part for all in the order of a column.
-func (cfg Config) parts(ctx context.Context, conn *pgx.Conn, name pgx.Identifier) ([]part, error) {
-	if _, err := conn.Exec(ctx, "LOCK TABLE "+name.Sanitize()+" IN ACCESS SHARE MODE"); err != nil {
+func (cfg Config) parts(ctx context.Context, conn *pgx.Conn, name pgx.Identifier, l *locks) ([]part, error) {
+	if err := l.lock(ctx, conn, name.Sanitize()); err != nil {
 		return nil, readError(name, err)
 	}
 	rows, err := conn.Query(ctx, leafQuery, cfg.Publication, name.Sanitize())

@@ -70,6 +70,7 @@ type reading struct {
 	plan      *plan
 	relations map[string]*cdc.Relation // by the configured table's name
 	snapshot  string                   // that is exported, or empty
+	locks     *locks
 	connect   func(context.Context) (*pgx.Conn, error)
 
 	queue chan *chunkRead
@@ -121,10 +122,13 @@ func (r *reading) run(ctx context.Context) error {
 }
 
 func (r *reading) read(ctx context.Context, conn *pgx.Conn, c *chunkRead) error {
-	if err := enter(ctx, conn, r.snapshot); err != nil {
+	var next uint64
+	err := r.locks.wait(ctx, conn, c.part.Table, func() (err error) {
+		if err = enter(ctx, conn, r.snapshot); err == nil {
+			next, err = c.part.check(ctx, conn, r.plan.Visible, r.locks)
+		}
 		return err
-	}
-	next, err := c.part.check(ctx, conn, r.plan.Visible)
+	})
 	if err != nil {
 		return err
 	}
@@ -170,8 +174,8 @@ func (r *reading) read(ctx context.Context, conn *pgx.Conn, c *chunkRead) error 
 
 // check locks the part, refuses one whose rows have moved to another file, and returns the xmax
 // of the session's snapshot. Where that is a later one than v, it sees all that v does.
-func (p *part) check(ctx context.Context, conn *pgx.Conn, v visible) (next uint64, err error) {
-	if _, err := conn.Exec(ctx, "LOCK TABLE "+p.from()+" IN ACCESS SHARE MODE"); err != nil {
+func (p *part) check(ctx context.Context, conn *pgx.Conn, v visible, l *locks) (next uint64, err error) {
+	if err := l.lock(ctx, conn, p.from()); err != nil {
 		return 0, readError(p.Table, err)
 	}
 	const query = `WITH RECURSIVE target AS (SELECT oid, relkind FROM pg_class WHERE oid = $1::regclass),` + pgsource.Tree + `

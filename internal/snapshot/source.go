@@ -75,6 +75,7 @@ type Progress struct {
 type Source struct {
 	cfg   Config
 	inner cdc.Source
+	locks *locks
 
 	// Owned by Open and by the stream that it returned.
 	plan     *plan              // of the slot that Open has just made
@@ -85,7 +86,9 @@ type Source struct {
 }
 
 // New returns a source, which is complete with Before.
-func New(cfg Config) *Source { return &Source{cfg: cfg} }
+func New(cfg Config) *Source {
+	return &Source{cfg: cfg, locks: &locks{log: cfg.Logger, timeout: lockTimeout}}
+}
 
 // Before puts the snapshot before the streams of inner, which must call Exported when it creates
 // a slot, if that is to have a snapshot.
@@ -212,7 +215,7 @@ func (s *Source) Exported(ctx context.Context, e pgsource.Exported) (err error) 
 	if err := noteSlot(ctx, conn, s.cfg.Slot, e.LSN); err != nil {
 		return err
 	}
-	p, err := makePlan(ctx, conn, s.cfg, e)
+	p, err := makePlan(ctx, conn, s.cfg, e, s.locks)
 	if err != nil {
 		var refused *cdc.RefusedError
 		if errors.As(err, &refused) {

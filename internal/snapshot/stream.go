@@ -145,7 +145,7 @@ func (st *stream) snapshot(ctx context.Context, h cdc.Handler) error {
 	if err != nil {
 		return err
 	}
-	r := &reading{plan: st.plan, relations: relations, connect: st.src.cfg.Connect}
+	r := &reading{plan: st.plan, relations: relations, connect: st.src.cfg.Connect, locks: st.src.locks}
 	if st.exported != nil {
 		r.snapshot = st.exported.Snapshot
 	}
