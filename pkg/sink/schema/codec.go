@@ -3,6 +3,7 @@ package schema
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -34,27 +35,42 @@ const maxReferences = 100
 // reference is a schema and the name that another one has for it.
 type reference struct{ name, text string }
 
-// compiled is a schema in memory. An id stands for the same schema always.
+// source is the hash of what a schema is made of: its id, its text and all that it refers to. The
+// id alone is another schema's in a registry that was made anew.
+type source [sha256.Size]byte
+
+func sourceOf(latest sr.SubjectSchema, refs []reference) (s source) {
+	h := sha256.New()
+	fmt.Fprintf(h, "%d %d %q", latest.ID, latest.Type, latest.Schema.Schema) //nolint:errcheck // it never fails
+	for _, ref := range refs {
+		fmt.Fprintf(h, " %q %q", ref.name, ref.text) //nolint:errcheck // it never fails
+	}
+	h.Sum(s[:0])
+	return s
+}
+
+// compiled is a schema in memory.
 type compiled struct {
 	codec
-	id     int
+	source source
 	topics int // that have it
 }
 
 // fetch returns a subject's latest schema, which need not be made if it is one of those given.
-func (s *Sink) fetch(ctx context.Context, subject string, made map[int]*compiled) (*compiled, error) {
+func (s *Sink) fetch(ctx context.Context, subject string, made map[source]*compiled) (*compiled, error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	latest, err := s.client.SchemaByVersion(ctx, subject, -1)
 	if err != nil {
 		return nil, err
 	}
-	if c := made[latest.ID]; c != nil {
-		return c, nil
-	}
 	refs, err := s.references(ctx, latest.Schema, nil)
 	if err != nil {
 		return nil, err
+	}
+	from := sourceOf(latest, refs)
+	if c := made[from]; c != nil {
+		return c, nil
 	}
 	var c codec
 	switch latest.Type {
@@ -68,7 +84,7 @@ func (s *Sink) fetch(ctx context.Context, subject string, made map[int]*compiled
 	if err != nil {
 		return nil, &unusableError{fmt.Errorf("%s schema %d: %w", latest.Type, latest.ID, err)}
 	}
-	return &compiled{codec: c, id: latest.ID}, nil
+	return &compiled{codec: c, source: from}, nil
 }
 
 // references appends what a schema refers to, each behind what it refers to itself.

@@ -281,15 +281,67 @@ func TestManyTopics(t *testing.T) {
 	}
 }
 
+// A registry that was made anew gives the ids to the schemas in another order. What was made of an
+// id is not used for another schema then.
+func TestRegistryMadeAnew(t *testing.T) {
+	const a = `{"type":"record","name":"A","fields":[{"name":"x","type":"long"},{"name":"y","type":"long"}]}`
+	const b = `{"type":"record","name":"B","fields":[{"name":"y","type":"long"},{"name":"x","type":"long"}]}`
+	before, after := newRegistry(t), newRegistry(t)
+	var inner kept
+	s := newSink(t, &inner, Config{URL: before.URL(), Refresh: time.Nanosecond})
+	give := func() {
+		t.Helper()
+		for _, topic := range []string{"a", "b"} {
+			if err := produce(t.Context(), s, topic, []byte(`{"x":1,"y":2}`)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	register(t, before, "a-value", sr.Schema{Type: sr.TypeAvro, Schema: a})
+	register(t, before, "b-value", sr.Schema{Type: sr.TypeAvro, Schema: b})
+	give()
+	register(t, after, "b-value", sr.Schema{Type: sr.TypeAvro, Schema: b})
+	register(t, after, "a-value", sr.Schema{Type: sr.TypeAvro, Schema: a})
+	s.client = newSink(t, &inner, Config{URL: after.URL()}).client
+	give()
+	want := []string{"\x00\x00\x00\x00\x01\x02\x04", "\x00\x00\x00\x00\x02\x04\x02", "\x00\x00\x00\x00\x02\x02\x04", "\x00\x00\x00\x00\x01\x04\x02"}
+	if got := inner.values; fmt.Sprintf("%q", got) != fmt.Sprintf("%q", want) {
+		t.Errorf("got  %q\nwant %q", got, want)
+	}
+}
+
+// A round that ends in a wait says nothing of the next one's records: the transaction is committed
+// before they wait too, if it has any.
+func TestWaitIsToldOfAgain(t *testing.T) {
+	registry := newRegistry(t)
+	register(t, registry, "known-value", sr.Schema{Type: sr.TypeJSON, Schema: jsonSchema})
+	s := newSink(t, &kept{}, Config{URL: registry.URL(), Transactional: true})
+	r := cdc.NewRecord()
+	give := func(topic string) error {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		r.Topic, r.Value = topic, []byte(`{"id":1}`)
+		return s.Produce(ctx, r, func(*cdc.Record, error) {})
+	}
+	for _, step := range []struct {
+		topic string
+		want  error
+	}{{"orders", cdc.ErrWait}, {"orders", context.DeadlineExceeded}, {"known", nil}, {"bills", cdc.ErrWait}, {"bills", context.DeadlineExceeded}} {
+		if err := give(step.topic); !errors.Is(err, step.want) {
+			t.Errorf("topic %s: %v, want %v", step.topic, err, step.want)
+		}
+	}
+}
+
 func TestCacheIsBounded(t *testing.T) {
 	s := newSink(t, &kept{}, Config{URL: "http://127.0.0.1:1"})
 	for i := range maxTopics + 10 {
-		s.remember(fmt.Sprint(i), &compiled{id: i}, time.Now())
+		s.remember(fmt.Sprint(i), &compiled{source: source{byte(i), byte(i >> 8)}}, time.Now())
 	}
 	if len(s.known) != maxTopics || len(s.schemas) != maxTopics {
 		t.Errorf("got %d topics and %d schemas", len(s.known), len(s.schemas))
 	}
-	same := &compiled{id: 1 << 20}
+	same := &compiled{source: source{31: 1}}
 	for _, topic := range slices.Collect(maps.Keys(s.known)) {
 		s.remember(topic, same, time.Now())
 	}

@@ -88,10 +88,10 @@ type Sink struct {
 	repeats circuit.Repeats
 
 	// Owned by who calls Produce.
-	known   map[string]*known // by topic
-	schemas map[int]*compiled // those of known, by id
-	quiet   time.Time         // before it nothing is refreshed
-	told    *cdc.Record       // for which a wait was told of
+	known   map[string]*known    // by topic
+	schemas map[source]*compiled // those of known
+	quiet   time.Time            // before it nothing is refreshed
+	told    bool                 // of a wait, and nothing was taken since
 
 	mu   sync.Mutex
 	down error // guarded by mu; why a record waits
@@ -117,7 +117,7 @@ func NewSink(inner cdc.Sink, cfg Config) (*Sink, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open schema registry: %w", err)
 	}
-	return &Sink{Sink: inner, cfg: cfg, client: client, breaker: circuit.New(retryInitial, retryMax), known: map[string]*known{}, schemas: map[int]*compiled{}}, nil
+	return &Sink{Sink: inner, cfg: cfg, client: client, breaker: circuit.New(retryInitial, retryMax), known: map[string]*known{}, schemas: map[source]*compiled{}}, nil
 }
 
 // Healthy returns why a record waits for the registry, or nil. Safe to call from any
@@ -168,18 +168,19 @@ func (s *Sink) Produce(ctx context.Context, r *cdc.Record, done func(*cdc.Record
 			return err
 		}
 	}
-	err := s.Sink.Produce(ctx, r, done)
-	if err != nil {
+	if err := s.Sink.Produce(ctx, r, done); err != nil {
 		r.Value = payload // it is still the caller's
+		return err
 	}
-	return err
+	s.told = false
+	return nil
 }
 
 // write makes the record's value of its payload. A payload that does not fit is compared
 // with the schema that is the latest now: it may have been registered a moment ago.
 func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	begun := time.Now()
-	k, err := s.latest(ctx, r, begun.Add(-s.refresh()), false)
+	k, err := s.latest(ctx, r.Topic, begun.Add(-s.refresh()), false)
 	if err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 	start := len(r.Buf)
 	buf, err := k.append(r.Buf, r.Value)
 	if err != nil && k.fetched.Before(begun) {
-		if k, err = s.latest(ctx, r, begun, true); err != nil {
+		if k, err = s.latest(ctx, r.Topic, begun, true); err != nil {
 			return err
 		}
 		buf, err = k.append(r.Buf, r.Value)
@@ -202,11 +203,10 @@ func (s *Sink) write(ctx context.Context, r *cdc.Record) error {
 // subject is the name of a topic's subject by TopicNameStrategy.
 func subject(topic string) string { return topic + "-value" }
 
-// latest returns the schema of r's topic as it was at a time or later, and waits for it until ctx
+// latest returns a topic's schema as it was at a time or later, and waits for it until ctx
 // is done. One that was so earlier will do while the registry does not answer, unless it
 // must be the latest.
-func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must bool) (*known, error) {
-	topic := r.Topic
+func (s *Sink) latest(ctx context.Context, topic string, since time.Time, must bool) (*known, error) {
 	k := s.known[topic]
 	if k != nil && (!k.fetched.Before(since) || !must && time.Now().Before(s.quiet)) {
 		return k, nil
@@ -217,11 +217,9 @@ func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must 
 		c, err := s.fetch(ctx, subject(topic), s.schemas)
 		if err == nil {
 			s.breaker.Hurry()
-			s.told = nil
 			return s.remember(topic, c, now), nil
 		}
 		if ctx.Err() != nil {
-			s.told = nil
 			return nil, context.Cause(ctx)
 		}
 		err = fmt.Errorf("schema registry: subject %s: %w", subject(topic), err)
@@ -230,8 +228,8 @@ func (s *Sink) latest(ctx context.Context, r *cdc.Record, since time.Time, must 
 			s.repeats.Log(s.cfg.Logger, slog.LevelWarn, "refresh", "going on with the schema that is known", "topic", topic, "error", err)
 			return k, nil
 		}
-		if s.cfg.Transactional && s.told != r {
-			s.told = r
+		if s.cfg.Transactional && !s.told {
+			s.told = true
 			return nil, cdc.ErrWait
 		}
 		s.setDown(err)
@@ -261,7 +259,7 @@ func (s *Sink) refresh() time.Duration {
 
 func (s *Sink) remember(topic string, c *compiled, now time.Time) *known {
 	c.topics++
-	s.schemas[c.id] = c
+	s.schemas[c.source] = c
 	s.forget(topic)
 	if len(s.known) >= maxTopics {
 		for other := range s.known {
@@ -282,7 +280,7 @@ func (s *Sink) forget(topic string) {
 	}
 	delete(s.known, topic)
 	if k.topics--; k.topics == 0 {
-		delete(s.schemas, k.id)
+		delete(s.schemas, k.source)
 	}
 }
 
