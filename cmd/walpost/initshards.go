@@ -67,9 +67,8 @@ func sameNumber(slots []string) string {
 	if len(slots) == 1 {
 		return "slot = '" + slots[0] + "'"
 	}
-	like := strings.ReplaceAll(slots[0], "_", `\_`)
-	i := strings.LastIndex(like, `\_0\_of\_`)
-	return "slot LIKE '" + like[:i] + `\_%` + like[i+len(`\_0`):] + "'"
+	i := strings.LastIndex(slots[0], "_0_of_")
+	return "slot ~ '^" + slots[0][:i] + "_[0-9]+" + slots[0][i+len("_0"):] + "$'"
 }
 
 // besideOthers tells who has just made slots that there are those of another number of shards.

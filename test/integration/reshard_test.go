@@ -48,11 +48,13 @@ func TestInitShardsUsedBefore(t *testing.T) {
 		s.slot = fmt.Sprintf("%s_%d_of_2", whole, i)
 		s.save(t, "system_id", "pg_current_wal_lsn()")
 	}
+	s.slot = whole + "_orders_0_of_2" // another service's
+	s.save(t, "system_id", "pg_current_wal_lsn()")
 	s.slot = whole
 	s.save(t, "system_id", "pg_current_wal_lsn()")
 	again := []string{"init", "--no-table", "--dsn", s.db.DSN}
 	const used = "was used before, and is gone, and its position stands at"
-	ofTwo := fmt.Sprintf(`DELETE FROM walpost.checkpoint WHERE slot LIKE '%s\_%%\_of\_2'`, strings.ReplaceAll(whole, "_", `\_`))
+	ofTwo := fmt.Sprintf("DELETE FROM walpost.checkpoint WHERE slot ~ '^%s_[0-9]+_of_2$'", whole)
 	ofAll := fmt.Sprintf("DELETE FROM walpost.checkpoint WHERE slot = '%s'", whole)
 	s.refused(used, ofTwo, append(again, "--shards", "2")...)
 	s.refused(used, ofAll, again...)
@@ -62,6 +64,9 @@ func TestInitShardsUsedBefore(t *testing.T) {
 	}
 
 	s.db.Exec(t, ofTwo)
+	if n := s.number("SELECT count(*) FROM walpost.checkpoint WHERE slot LIKE '%_of_2'"); n != 1 {
+		t.Errorf("%d positions of two shards are left, want the other service's", n)
+	}
 	if text := s.walpost(append(again, "--shards", "2")...); !strings.Contains(text, "hint: there are slots of 3 shards too") || strings.Count(text, "created  slot") != 2 {
 		t.Errorf("got\n%swant two slots, and that there are others", text)
 	}

@@ -66,6 +66,20 @@ func (f *flight) oldest() waiting {
 	return waiting{f.first.topic.name, f.first.partition.Load(), f.first.links.since}
 }
 
+// topics returns those of what waits for more than d, each once.
+func (f *flight) topics(d time.Duration) (names []string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	seen := map[string]bool{}
+	for at := f.first; at != nil && time.Since(at.links.since) > d; at = at.links.next {
+		if name := at.topic.name; !seen[name] {
+			seen[name] = true
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // longerThan reports whether something waits for more than d.
 func (w waiting) longerThan(d time.Duration) bool { return w.topic != "" && time.Since(w.since) > d }
 

@@ -96,15 +96,22 @@ func (s *Sink) Healthy(ctx context.Context) error {
 // watch calls healthy once a second until ctx is done, so that the circuit and the
 // log are true though nobody asks, and has topics that were deleted created again by sink.
 func watch(ctx context.Context, healthy func(context.Context) error, sink func() *Sink) error {
+	var g sync.WaitGroup
+	g.Go(func() { everySecond(ctx, func() { sink().createGone(ctx) }) })
+	everySecond(ctx, func() { _ = healthy(ctx) }) // says it in the log
+	g.Wait()
+	return nil
+}
+
+func everySecond(ctx context.Context, f func()) {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
-			_ = healthy(ctx) // says it in the log
-			sink().createGone(ctx)
+			f()
 		}
 	}
 }

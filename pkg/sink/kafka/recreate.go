@@ -152,20 +152,26 @@ func (s *Sink) send(d *delivery) {
 	c.Produce(context.Background(), &d.Record, s.promise)
 }
 
-// createGone creates, if topics are to be created, the topic of what waits longest, if it
-// was deleted since it was met: the client library does no more than wait for it.
+// createGone creates, if topics are to be created, those that records have waited for and that
+// were deleted since they were met: the client library does no more than wait for them.
 func (s *Sink) createGone(ctx context.Context) {
-	w := s.health.flight.oldest()
-	if !s.cfg.CreateTopics || !w.longerThan(stallAfter) {
+	if !s.cfg.CreateTopics {
+		return
+	}
+	names := s.health.flight.topics(stallAfter)
+	if len(names) == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	if _, err := s.countPartitions(ctx, w.topic); !errors.Is(err, kerr.UnknownTopicOrPartition) {
-		return
-	}
-	if _, err := s.create(ctx, w.topic); err != nil && ctx.Err() == nil {
-		s.health.warn("create "+w.topic, "a topic was deleted, and cannot be created again", "topic", w.topic, "err", err, "hint", hintFor(err))
+	_, failed := countAll(ctx, s.client.Load(), names)
+	for _, name := range names {
+		if !errors.Is(failed[name], kerr.UnknownTopicOrPartition) {
+			continue
+		}
+		if _, err := s.create(ctx, name); err != nil && ctx.Err() == nil {
+			s.health.warn("create "+name, "a topic was deleted, and cannot be created again", "topic", name, "err", err, "hint", hintFor(err))
+		}
 	}
 }
 

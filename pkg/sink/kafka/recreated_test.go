@@ -8,7 +8,9 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/walpost/walpost/internal/testenv/envtest"
 	"github.com/walpost/walpost/pkg/cdc"
@@ -91,6 +93,35 @@ func TestDeletedIsCreated(t *testing.T) {
 	if created, hints := log.count("created topic"), log.count("set kafka.create_topics"); created != 1 || hints > 0 {
 		t.Errorf("%d times said to have created it, and %d times to set what is set", created, hints)
 	}
+}
+
+// So is one behind a topic that takes nothing for another reason.
+func TestDeletedIsCreatedBehindAnother(t *testing.T) {
+	c := newCluster(t, kfake.SeedTopics(1, "stuck", "gone"))
+	log := new(logs)
+	s := newSink(t, Config{Brokers: c.ListenAddrs(), CreateTopics: true, Partitions: 1, Logger: log.logger(slog.LevelInfo)})
+	watched(t, s.Watch)
+	a := new(answers)
+	produce(t, s, a, record("gone", "key", "old"))
+	flush(t, s)
+	stuck := c.TopicInfo("stuck").TopicID
+	c.ControlKey(int16(kmsg.Produce), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
+		c.KeepControl()
+		req := kreq.(*kmsg.ProduceRequest)
+		if len(req.Topics) != 1 || req.Topics[0].TopicID != stuck {
+			return nil, nil, false
+		}
+		resp, topic, partition := req.ResponseKind().(*kmsg.ProduceResponse), kmsg.NewProduceResponseTopic(), kmsg.NewProduceResponseTopicPartition()
+		partition.ErrorCode = kerr.NotEnoughReplicas.Code
+		topic.TopicID, topic.Partitions = stuck, append(topic.Partitions, partition)
+		resp.Topics = append(resp.Topics, topic)
+		return resp, nil, true
+	})
+	produce(t, s, a, record("stuck", "key", "0"))
+	eventually(t, "a topic takes nothing", func() bool { return log.count("stuck") > 0 })
+	deleteTopic(t, c.ListenAddrs(), "gone")
+	produce(t, s, a, record("gone", "key", "1"))
+	eventually(t, "the topic behind it is created", func() bool { return log.count("created topic") == 1 })
 }
 
 // The same in transactions: the one that was open is lost, and the next one finds the topic.
