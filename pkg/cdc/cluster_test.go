@@ -77,14 +77,18 @@ func (c *cluster) committed() int {
 
 func (c *cluster) open() *client { return &client{cluster: c} }
 
-// abort ends the open transaction, for its age or for another process that acquires.
-func (c *cluster) abort(overtaken bool) {
+// abort ends the open transaction, as for its age.
+func (c *cluster) abort() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.producer.txn, c.producer = nil, nil
-	if overtaken {
-		c.cp.Epoch++
-	}
+}
+
+// overtake has another process acquire.
+func (c *cluster) overtake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cp.Epoch++
 }
 
 // client is the two faces of a transactional sink and store, as a process has them.

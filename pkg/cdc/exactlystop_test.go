@@ -49,16 +49,23 @@ func TestExactlyOnceStopsInsideCommit(t *testing.T) {
 // A cluster answers the same to who was taken over from and to whose transaction was aborted
 // for its age. Only the first is a clean stop: nobody else publishes what the second had.
 func TestExactlyOnceStopsAborted(t *testing.T) {
-	for name, overtaken := range map[string]bool{"ForItsAge": false, "ByAnother": true} {
+	for name, overtake := range map[string]func(*cluster){
+		"ForItsAge":                nil,
+		"ByAnother":                (*cluster).overtake,
+		"ByAnotherThatSaysSoLater": func(c *cluster) { time.AfterFunc(2*time.Second, c.overtake) },
+	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newExactRig(t, script...)
 				r.cluster.delay = time.Second
 				_, stop := r.start()
 				time.Sleep(1500 * time.Millisecond) // inside a commit
-				r.cluster.abort(overtaken)
-				if err := stop(); (err == nil) != overtaken {
-					t.Errorf("Run() = %v, taken over: %t", err, overtaken)
+				r.cluster.abort()
+				if overtake != nil {
+					overtake(r.cluster)
+				}
+				if err := stop(); (err == nil) != (overtake != nil) {
+					t.Errorf("Run() = %v, taken over: %t", err, overtake != nil)
 				}
 				r.cluster.delay = 0
 				if err := r.run(time.Minute); err != nil {

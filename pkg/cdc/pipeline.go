@@ -153,6 +153,11 @@ const (
 	saveTimeout     = 10 * time.Second
 	lastSaveTimeout = 2 * time.Second
 
+	// overtakenTimeout bounds how long a stop waits for another process to say that it has
+	// taken over, and overtakenInterval is the time between two looks.
+	overtakenTimeout  = 3 * time.Second
+	overtakenInterval = 100 * time.Millisecond
+
 	// acquireTimeout bounds a load and an acquire: a store that does not answer
 	// is asked again, on another connection.
 	acquireTimeout = time.Minute

@@ -272,14 +272,24 @@ func (p *Pipeline) drainFor(ctx context.Context, s Stream, err error) *drainedEr
 
 // overtaken reports whether another process has acquired the checkpoint, as a store said that
 // has answered [ErrFenced]. A transactional one says so too of a transaction that the cluster
-// has aborted for its age; then the epoch tells. One that cannot be asked leaves it open, and the
-// stop is not a clean one.
+// has aborted for its age; then the epoch tells, which is written a moment after the predecessor is
+// fenced. One that cannot be asked leaves it open, and the stop is not a clean one.
 func (p *Pipeline) overtaken(ctx context.Context) bool {
 	if !p.cfg.Transactional {
 		return true
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastSaveTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), overtakenTimeout)
 	defer cancel()
-	cp, err := p.cfg.Store.Load(ctx)
-	return err == nil && cp.Epoch != p.session.epoch
+	ticker := time.NewTicker(overtakenInterval)
+	defer ticker.Stop()
+	for {
+		if cp, err := p.cfg.Store.Load(ctx); err == nil && cp.Epoch != p.session.epoch {
+			return true
+		}
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
 }
