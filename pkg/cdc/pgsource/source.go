@@ -276,14 +276,15 @@ func (st *Stream) prepare(ctx context.Context, position func(context.Context, cd
 func (st *Stream) checkStart(ctx context.Context, saved cdc.Position, server serverState, slot *SlotState) (cdc.LSN, error) {
 	s := st.src
 	start, err := s.checkStart(saved, server, slot)
-	switch {
-	case slot != nil || !saved.IsZero():
-	case err != nil:
-		err = NoSlot(ctx, st.control, s.cfg.Slot, err)
-	default:
-		err = answered(ctx, func(ctx context.Context) error { return refuseBeside(ctx, st.control, s.cfg.Slot) })
+	if slot != nil || !saved.IsZero() {
+		return start, err
 	}
-	return start, err
+	return start, answered(ctx, func(ctx context.Context) error {
+		if err != nil {
+			return NoSlot(ctx, st.control, s.cfg.Slot, err)
+		}
+		return refuseBeside(ctx, st.control, s.cfg.Slot)
+	})
 }
 
 // begin sets where the stream starts, and whether with a pull. The slot is nil if it was
