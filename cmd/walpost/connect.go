@@ -19,9 +19,10 @@ const (
 	cancelDelay = 2 * time.Second
 )
 
-// connect opens a session, without the limits that role and database have for statements and
-// transactions: what takes long, as moving a bookmark or counting rows, has one of its own, or the
-// user's patience. A lock_timeout stays, since it is there for those who wait behind.
+// connect opens a session, without the limits that server, role and database have for statements,
+// transactions and idle sessions: what takes long, as moving a bookmark or counting rows, has one
+// of its own, or the user's patience, and upkeep is idle in between. A lock_timeout stays, since it
+// is there for those who wait behind, and so does what the DSN or PGOPTIONS asks for.
 func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	cfg, err := connConfig(dsn)
 	if err != nil {
@@ -31,7 +32,8 @@ func connect(ctx context.Context, dsn string) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, connectHint(fmt.Errorf("connect to Postgres: %w", err))
 	}
-	const lift = "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('statement_timeout', 'transaction_timeout')" // the latter from 17 on
+	const lift = `SELECT set_config(name, '0', false) FROM pg_settings
+		WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout') AND source <> 'client'` // transaction_timeout from 17 on
 	if _, err := conn.Exec(ctx, lift); err != nil {
 		closeConn(ctx, conn)
 		return nil, fmt.Errorf("connect to Postgres: lift the session's timeouts: %w", err)

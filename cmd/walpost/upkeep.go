@@ -31,7 +31,7 @@ const (
 	purgeInterval = time.Minute
 	purgeShare    = 10
 
-	// upkeepTimeout bounds one piece of upkeep, but for a purge, which goes in batches.
+	// upkeepTimeout bounds one piece of upkeep, but for a purge, whose batches have their own bound.
 	upkeepTimeout = time.Minute
 )
 
@@ -187,13 +187,20 @@ func (u *upkeep) keepWindow(ctx context.Context, conn *pgx.Conn) error {
 	change, err := u.kept.Keep(ctx, conn, cfg.Postgres.Slot, cfg.Replay.Window, int64(cfg.Replay.MaxBytes))
 	if change.Lost != "" {
 		u.s.log.Warn("the replay window is lost, and begins anew: what was published before cannot be published again from WAL", "slot", cfg.Postgres.Slot, "reason", change.Lost,
-			"hint", "raise max_slot_wal_keep_size, or lower replay.window or replay.max_bytes")
+			"hint", lostWindowHint(change.Lost))
 	}
 	if change.Done {
 		u.s.log.Debug("replay window moved", "slot", cfg.Postgres.Slot, "window", cfg.Replay.Window)
 		u.looked = time.Time{} // at the bookmarks: it is one
 	}
 	return err
+}
+
+func lostWindowHint(reason string) string {
+	if reason == "idle_timeout" {
+		return "raise idle_replication_slot_timeout above replay.window, or set it to 0: nothing uses the window's slot for so long"
+	}
+	return "raise max_slot_wal_keep_size, or lower replay.window or replay.max_bytes"
 }
 
 func (u *upkeep) purgeDue(ctx context.Context) error {

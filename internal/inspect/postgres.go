@@ -306,7 +306,11 @@ func (p *Postgres) idleTimeout(ctx context.Context) (*Check, error) {
 	}
 	for _, b := range all {
 		if b.Since != nil && time.Since(*b.Since) > limit/2 {
-			return warn("advance or drop it in time, or raise idle_replication_slot_timeout", "bookmark %q was set %s, and the server drops a slot that nobody has used for %s", b.Name, humanize.Time(*b.Since), limit)
+			hint := "advance or drop it in time, or raise idle_replication_slot_timeout"
+			if b.Name == bookmark.WindowName {
+				hint = "raise idle_replication_slot_timeout above replay.window, or set it to 0"
+			}
+			return warn(hint, "bookmark %q was set %s, and the server drops a slot that nobody has used for %s", b.Name, humanize.Time(*b.Since), limit)
 		}
 	}
 	return ok("the server drops a slot that nobody has used for %s", limit)

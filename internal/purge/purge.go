@@ -4,6 +4,7 @@
 package purge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type Config struct {
 
 	// Pause is the time between two batches, as a multiple of what a batch has taken.
 	Pause float64
+
+	batchTimeout time.Duration // zero is batchTimeout
 }
 
 // Slot is a slot and the publication that it is read with.
@@ -73,6 +76,9 @@ type TableResult struct {
 const (
 	// batchBlocks is how many blocks of the table a batch looks at: some thousand rows.
 	batchBlocks = 64
+
+	// batchTimeout bounds a batch, which waits for who has a row of it locked.
+	batchTimeout = time.Minute
 
 	// waitLimit is how long the slots are waited for where rows of just now are meant.
 	waitLimit    = 10 * time.Second
@@ -302,6 +308,15 @@ func (cfg Config) table(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, e
 // batch deletes from some blocks. What is archived is on disk before the deletion is
 // committed: after a crash in between it is archived twice, and never lost.
 func (cfg Config) batch(ctx context.Context, conn *pgx.Conn, t pgx.Identifier, xid string, first int64, a *archive) (n int64, err error) {
+	const late = "%d blocks were not through in %s: another session may have a row, or the table, locked"
+	limit := cmp.Or(cfg.batchTimeout, batchTimeout)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf(late, batchBlocks, limit))
+	defer cancel()
+	defer func() {
+		if err != nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}()
 	query := fmt.Sprintf("DELETE FROM ONLY %s WHERE ctid >= '(%d,0)'::tid AND ctid < '(%d,0)'::tid AND %s", t.Sanitize(), first, first+batchBlocks, committed)
 	if cfg.ArchiveDir == "" {
 		tag, err := conn.Exec(ctx, query, xid)

@@ -18,7 +18,7 @@ import (
 const settings = `SET client_encoding = 'UTF8'; SET datestyle = 'ISO'; SET intervalstyle = 'postgres'; SET extra_float_digits = 1;
 	SET bytea_output = 'hex'; SET timezone = 'UTC'; SET row_security = off;
 	SELECT set_config(name, '0', false) FROM pg_settings
-	WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout')`
+	WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_in_transaction_session_timeout', 'idle_session_timeout')`
 
 // Prepare has the session print values as the stream does. It is of no use for anything else
 // afterwards.
