@@ -45,6 +45,8 @@ func TestArgumentsBeforeServer(t *testing.T) {
 		{"two examples", "config --example --from-debezium x", []string{"--example excludes --from-debezium\n"}},
 		{"argument for none", "config show", []string{"walpost config takes no arguments, and got \"show\"\n"}},
 		{"flags that are not", "status --nosuch --slot --x --watch --intance=a -o json --admin.lisen a", []string{"--nosuch: unknown flag", "--intance: unknown flag", "--admin.lisen: unknown flag"}},
+		{"flag before the command", "--verbose run --slot x", []string{"--verbose: unknown flag"}},
+		{"value of a short flag", "status -o --x --nosuch", []string{"--nosuch: unknown flag"}},
 		{"take over into a slot", "init --take-over other --checkpoint.store slot", []string{"checkpoint.store slot takes no position by hand"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

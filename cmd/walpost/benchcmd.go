@@ -95,7 +95,7 @@ func (c *cli) benchCommand() *cobra.Command {
 func (c *cli) bench(ctx context.Context, cfg config.Config, full bench.Config) error {
 	sum, err := bench.Run(ctx, full)
 	sum.Walpost, sum.Guarantee, sum.Compression = readBuildInfo().Version, string(cfg.Delivery.Guarantee), string(cfg.Kafka.Compression)
-	if ctx.Err() != nil {
+	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("bench: %w", err)
 	}
 	if sum.Backlog.Events > 0 {

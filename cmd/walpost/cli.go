@@ -61,7 +61,11 @@ func (c *cli) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVarP(&c.output, "output", "o", "text", "what is printed: text or json")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return &usageError{config.FlagError(cmd.Flags(), c.args, err)}
+		args := c.args
+		if cmd.HasSubCommands() {
+			args = nil // which have the flags
+		}
+		return &usageError{config.FlagError(cmd.Flags(), args, err)}
 	})
 	helpBySubject(root)
 	root.CompletionOptions.HiddenDefaultCmd = true

@@ -23,6 +23,7 @@ func TestRun(t *testing.T) {
 		{name: "Exclusive", args: []string{"config", "--example", "--from-debezium", "x"}, code: exitInvalid, stderr: "hint: leave out --example, or the other: see walpost config --help"},
 		{name: "UnknownSubcommand", args: []string{"dlq", "lst"}, code: exitInvalid, stderr: "did you mean list?\nwalpost: hint: walpost dlq has discard, list, retry, show\n"},
 		{name: "HelpOfCommand", args: []string{"help", "dlq", "list"}, code: exitOK, stdout: "walpost dlq list"},
+		{name: "HelpOfCommandWithArgument", args: []string{"help", "dlq", "show", "5"}, code: exitOK, stdout: "walpost dlq show"},
 		{name: "HelpOfNothing", args: []string{"help", "rum"}, code: exitInvalid, stderr: `unknown command "rum" for "walpost": did you mean run?`},
 		{name: "HelpOfNoSubcommand", args: []string{"help", "dlq", "lst"}, code: exitInvalid, stderr: "hint: walpost dlq has discard"},
 		{name: "Argument", args: []string{"config", "show"}, code: exitInvalid, stderr: "hint: it has flags only, as --example, --from-debezium: see walpost config --help\n"},

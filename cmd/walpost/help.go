@@ -33,6 +33,9 @@ func helpKnowsCommands(root *cobra.Command) {
 			if err != nil {
 				return &usageError{err}
 			}
+			if !found.HasAvailableSubCommands() {
+				return nil // what it takes is not asked for
+			}
 			return noArgs(found, rest)
 		}
 	}

@@ -131,12 +131,23 @@ func FlagError(flags *pflag.FlagSet, args []string, err error) error {
 	return &Error{problems}
 }
 
+// shorthand returns the flag that takes the argument behind arg, as in -o, if it may.
+func shorthand(flags *pflag.FlagSet, arg string) *pflag.Flag {
+	if len(arg) != 2 || arg[0] != '-' {
+		return nil
+	}
+	return flags.ShorthandLookup(arg[1:])
+}
+
 // unknownFlags returns the long flags that are not known, each once. What may be the value of one
 // that is known is passed over.
 func unknownFlags(flags *pflag.FlagSet, args []string) (names []string) {
 	for i := 0; i < len(args) && args[i] != "--"; i++ {
 		long, isLong := strings.CutPrefix(args[i], "--")
 		if !isLong {
+			if f := shorthand(flags, args[i]); f != nil && f.NoOptDefVal == "" {
+				i++ // its value
+			}
 			continue
 		}
 		name, _, whole := strings.Cut(long, "=")
