@@ -28,6 +28,9 @@ func FromDebezium(data []byte) (Translation, error) {
 	if err != nil {
 		return Translation{}, err
 	}
+	if class := options["connector.class"]; class != "" && !strings.Contains(class, "Postgres") {
+		return Translation{}, fmt.Errorf("connector.class is %s: walpost stands in for PostgresConnector only", class)
+	}
 	t := translator{options: options, values: map[string]string{}, comments: map[string]string{}}
 	if err := t.findRouter(); err != nil {
 		return Translation{}, err

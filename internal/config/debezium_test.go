@@ -151,7 +151,7 @@ func TestFromDebeziumWarns(t *testing.T) {
 	if got := string(translated(t, minimal+"errors.tolerance=all\ndecimal.handling.mode=string\n").YAML); !strings.Contains(got, "# decimal.handling.mode=string: ") || !strings.Contains(got, "# errors.tolerance=all: ") {
 		t.Errorf("what behaves in another way is not told:\n%s", got)
 	}
-	for _, bad := range []string{"", "{", `{"config": {"a": {}}}`, "transforms=a\ntransforms.a.type=other", `["a"]`} {
+	for _, bad := range []string{"", "{", `{"config": {"a": {}}}`, "transforms=a\ntransforms.a.type=other", `["a"]`, minimal + "connector.class=io.debezium.connector.mysql.MySqlConnector\n"} {
 		if _, err := FromDebezium([]byte(bad)); err == nil {
 			t.Errorf("%q is translated", bad)
 		}
