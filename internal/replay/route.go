@@ -34,6 +34,7 @@ type Route struct {
 	id      []byte
 	next    time.Time // when the rate allows another; owned by the goroutine that routes
 	last    place     // the furthest that was met; owned by the goroutine that routes
+	before  place     // what last was before the event at hand; owned by the goroutine that routes
 	again   bool      // the event at hand was met before; owned by the goroutine that routes
 
 	mu      sync.Mutex
@@ -103,7 +104,7 @@ func (r *Route) meet(ev *cdc.Event) {
 	at := place{ev.Transaction.CommitLSN, ev.Ordinal}
 	r.again = at.lsn != 0 && (at.lsn < r.last.lsn || at.lsn == r.last.lsn && at.ordinal <= r.last.ordinal)
 	if !r.again {
-		r.last = at
+		r.before, r.last = r.last, at
 	}
 }
 

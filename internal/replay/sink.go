@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/walpost/walpost/pkg/cdc"
 )
@@ -32,6 +33,9 @@ func (s *Sink) Produce(ctx context.Context, rec *cdc.Record, done func(*cdc.Reco
 	topic := rec.Topic
 	err := s.below.Produce(ctx, rec, s.delivered)
 	if !isPoison(err) {
+		if err != nil && !errors.Is(err, cdc.ErrWait) && !s.route.again {
+			s.route.notTaken(topic)
+		}
 		return err
 	}
 	if !s.route.again {
@@ -77,6 +81,21 @@ func (r *Route) refuse(rec *cdc.Record) {
 	r.refused[markOfPlace(rec.CommitLSN, rec.Ordinal)] = struct{}{}
 	r.mu.Unlock()
 	r.leaveOut(rec.Topic)
+}
+
+// notTaken takes back that the record at hand, of a topic, was counted as published: if it comes
+// again, it is as if it had not been met.
+func (r *Route) notTaken(topic string) {
+	r.last = r.before
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.counts.Published--
+	if r.counts.Topics[topic]--; r.counts.Topics[topic] == 0 {
+		delete(r.counts.Topics, topic)
+	}
+	if r.counts.Published == 0 {
+		r.counts.First, r.counts.Last = time.Time{}, time.Time{}
+	}
 }
 
 // leaveOut takes back that a record of a topic was counted as published.

@@ -26,6 +26,40 @@ func (picky) Produce(_ context.Context, rec *cdc.Record, done func(*cdc.Record, 
 	return nil
 }
 
+// away takes nothing.
+type away struct{ picky }
+
+func (away) Produce(context.Context, *cdc.Record, func(*cdc.Record, error)) error {
+	return context.Canceled
+}
+
+// What the sink below has not taken, as when a replay is stopped while a topic is missing, is not
+// counted until it comes again and is taken.
+func TestSinkCountsWhatIsTaken(t *testing.T) {
+	r := NewRoute(t.Context(), Plan{}, nil, plain)
+	give := func(below cdc.Sink, ordinal int64) {
+		t.Helper()
+		ev := event("well", "x", time.Now())
+		ev.Transaction.CommitLSN, ev.Ordinal = 5, ordinal
+		rec, err := r.Route(ev)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = NewSink(below, r).Produce(t.Context(), rec, func(rec *cdc.Record, _ error) { rec.Free() })
+	}
+	give(picky{}, 1)
+	give(away{}, 2)
+	if c := r.Counts(); c.Published != 1 || c.Topics["t.w"] != 1 {
+		t.Errorf("counted %+v, want what was taken", c)
+	}
+	give(picky{}, 1) // which comes again
+	give(away{}, 2)
+	give(picky{}, 2)
+	if c := r.Counts(); c.Published != 2 || c.Topics["t.w"] != 2 {
+		t.Errorf("counted %+v, want both, once each", c)
+	}
+}
+
 // What is refused is counted once, however often it comes, and what a broker has refused is
 // handed over once.
 func TestSinkCountsOnce(t *testing.T) {
