@@ -63,7 +63,7 @@ stopped.`,
 	f.StringVar(&opts.Into, "into", "", "publish to this topic in place of their own")
 	f.Float64Var(&opts.Rate, "rate", 0, "most events per second; 0 for no limit")
 	f.StringVar(&opts.timestamp, "timestamp", "commit", "the records' timestamps: commit, as they were, or now, where the topic's retention.ms would drop older ones")
-	f.StringVar(&opts.source, "source", "wal", "where the events come from: wal or table")
+	f.StringVar(&opts.source, "source", "wal", "where the events come from: wal, or table: what was committed before the last entry of the checkpoint log, which gets none while nothing is published")
 	f.StringVar(&opts.orderBy, "order-by", "created_at", "column of the table that tells when a row was written")
 	f.BoolVar(&opts.dry, "dry-run", false, "count what would be published, and publish nothing")
 	f.StringVar(&opts.resume, "resume", "", "go on with the replay of this id")

@@ -143,6 +143,10 @@ func (p *Postgres) room(ctx context.Context) (*Check, error) {
 	return ok("%d slots and %d walsenders are free", slots, senders)
 }
 
+// missingSlotHint is the way out for a slot that does not exist: whether one is lost only a start tells,
+// which has read the checkpoint.
+const missingSlotHint = "run walpost init before a first start; of one that is gone walpost run says, in place of starting, what is lost and what to do"
+
 func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 	s, err := pgsource.ReadSlot(ctx, p.Conn, p.Slot)
 	switch {
@@ -152,7 +156,7 @@ func (p *Postgres) slot(ctx context.Context) (*Check, error) {
 		if p.Snapshot {
 			return warn("start walpost run, which makes it with the snapshot", "slot %q does not exist yet", p.Slot)
 		}
-		return nil, pgsource.NoSlot(ctx, p.Conn, p.Slot, cdc.Refuse("run walpost init; events from then on are published", "slot %q does not exist", p.Slot))
+		return nil, pgsource.NoSlot(ctx, p.Conn, p.Slot, cdc.Refuse(missingSlotHint, "slot %q does not exist", p.Slot))
 	}
 	if err := pgsource.CheckSlot(p.Slot, s); err != nil {
 		return nil, err

@@ -109,7 +109,7 @@ func LookAtSlot(ctx context.Context, conn *pgx.Conn, server Server, name string)
 	s := Slot{Name: name}
 	state, err := pgsource.ReadSlot(ctx, conn, name)
 	if err == nil && state == nil {
-		s.Unusable = pgsource.NoSlot(ctx, conn, name, cdc.Refuse("run walpost init, or set postgres.create_slot", "slot %q does not exist", name))
+		s.Unusable = pgsource.NoSlot(ctx, conn, name, cdc.Refuse(missingSlotHint, "slot %q does not exist", name))
 	}
 	if err != nil || state == nil {
 		return s, err

@@ -199,8 +199,11 @@ func (cfg Config) bound(ctx context.Context, conn *pgx.Conn, want time.Time) (hi
 // boundNow notes this moment, and waits until the slots have left it behind.
 func (cfg Config) boundNow(ctx context.Context, conn *pgx.Conn) (history.Entry, string, error) {
 	slot, err := pgsource.ReadSlot(ctx, conn, cfg.Slots[0].Name)
-	if err != nil || slot == nil {
-		return history.Entry{}, "", errors.Join(err, fmt.Errorf("slot %q does not exist", cfg.Slots[0].Name))
+	if err == nil && slot == nil {
+		err = pgsource.NoSlot(ctx, conn, cfg.Slots[0].Name, cdc.Refuse("run walpost init, or set postgres.slot: nothing tells what is published", "slot %q does not exist", cfg.Slots[0].Name))
+	}
+	if err != nil {
+		return history.Entry{}, "", err
 	}
 	e, err := history.Add(ctx, conn, cfg.Slots[0].Name, slot.ConfirmedFlush)
 	if err != nil {

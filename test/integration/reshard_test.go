@@ -22,6 +22,8 @@ func TestBesideShards(t *testing.T) {
 		{"run", "--postgres.create_slot=false"},
 		{"status"},
 		{"purge", "--older-than", "1h"},
+		{"purge", "--older-than", "0"},
+		{"bookmark", "list"},
 		{"bookmark", "create", "b"},
 		{"bookmark", "advance", "b"},
 		{"checkpoint", "set", "0/100"},
