@@ -115,23 +115,13 @@ func (c *cli) bookmarkList() *cobra.Command {
 	return c.onServer(cmd, nil, func(ctx context.Context, cfg config.Config, conn *pgx.Conn, _ []string) error {
 		all, err := bookmark.List(ctx, conn, cfg.Postgres.Slot)
 		if err == nil && len(all) == 0 {
-			err = noneBesideShards(ctx, conn, cfg.Postgres.Slot)
+			err = pgsource.RefuseBeside(ctx, conn, cfg.Postgres.Slot, "and has no bookmarks")
 		}
 		if err != nil {
 			return err
 		}
 		return c.print(all, func(w io.Writer) error { return printBookmarks(w, all) })
 	})
-}
-
-// noneBesideShards refuses a list without bookmarks where only another number of shards has slots:
-// theirs may keep WAL.
-func noneBesideShards(ctx context.Context, conn *pgx.Conn, slot string) error {
-	sameNumber, others, err := pgsource.Shards(ctx, conn, slot)
-	if err != nil || sameNumber || len(others) == 0 {
-		return err
-	}
-	return pgsource.NoSlot(ctx, conn, slot, cdc.Refuse("set postgres.slot", "slot %q does not exist", slot))
 }
 
 func printBookmarks(w io.Writer, all []bookmark.Bookmark) error {

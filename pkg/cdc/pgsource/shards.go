@@ -49,14 +49,14 @@ func besideShards(ctx context.Context, conn *pgx.Conn, what, query, name string,
 	return &cdc.RefusedError{Err: refused.Err, Hint: hint}
 }
 
-// refuseBeside returns an error if a slot is missing beside those of another number of shards: each
-// event would come once more if it were made. A change of the number has walpost init make it.
-func refuseBeside(ctx context.Context, conn *pgx.Conn, slot string) error {
+// RefuseBeside returns an error if a slot is missing beside those of another number of shards, with
+// what that means: a change of the number has walpost init make it.
+func RefuseBeside(ctx context.Context, conn *pgx.Conn, slot, meaning string) error {
 	sameNumber, others, err := Shards(ctx, conn, slot)
 	if err != nil || sameNumber || len(others) == 0 {
 		return err
 	}
-	return cdc.Refuse(otherShards("slots", others), "slot %q does not exist, and beside those of another number of shards it would publish each event once more", slot)
+	return cdc.Refuse(otherShards("slots", others), "slot %q does not exist, %s", slot, meaning)
 }
 
 // Shards reports whether there is a slot of the number of shards that slot is one of, and of which

@@ -283,7 +283,7 @@ func (st *Stream) checkStart(ctx context.Context, saved cdc.Position, server ser
 		if err != nil {
 			return NoSlot(ctx, st.control, s.cfg.Slot, err)
 		}
-		return refuseBeside(ctx, st.control, s.cfg.Slot)
+		return RefuseBeside(ctx, st.control, s.cfg.Slot, "and beside those of another number of shards it would publish each event once more")
 	})
 }
 
